@@ -1,0 +1,41 @@
+# Every target sets up what it needs in .venv first; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help run test check bench tables clean
+
+help:
+	@echo "make run     set up, then two first tables (a real trace; dirty logging, three split policies)"
+	@echo "make test    set up, then format, lint, types and the whole test suite"
+	@echo "make bench   speed against C, the hook's price, waiting with 96 processes"
+	@echo "make tables  measure again every table in README.md and docs/"
+	@echo "make clean   remove .venv and caches inside the checkout"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("tdprace needs Python 3.11 or newer, this is %d.%d" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(READY)
+	$(BIN)/tdprace stress access-trace --trace workloads/traces/sort.lackey.gz -v 2
+	$(BIN)/tdprace stress dirty-log -g -v 4 -b 64M -s 2m -w 5 --compare huge-split
+
+test: $(READY) check
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m tests.bench
+
+tables: $(READY)
+	$(BIN)/python -m tests.tables
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

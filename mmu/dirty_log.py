@@ -1,0 +1,194 @@
+"""Dirty logging: the bitmaps, who sets bits, and KVM_GET_DIRTY_LOG.
+
+A bit is set by whoever makes a page writable (fault, fast fault) and by draining the vCPUs' PML
+buffers; the harvest takes a word of bits with one exchange and only then takes D (or W) from the
+entries of these gfns.  In the other order a write between the two would be reported by nobody.
+"""
+
+from __future__ import annotations
+
+from mmu.hw.tlb import EVERYTHING
+from mmu.hw.vcpu import flush_remote_tlbs, request_all
+from mmu.machine import events
+from mmu.machine.cpu import Cpu
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import (
+    BITMAP_BITS,
+    C_HUGE_SPLIT,
+    C_PML,
+    C_USE_PML,
+    LOGGING,
+    N_DIRTY_HARVESTED,
+    PML_INDEX,
+    PML_PUBLISHED,
+    ROOT,
+    SLOT_BASE,
+    SLOT_BITMAP,
+    SLOT_HARVEST,
+    SLOT_LOGGED,
+    SLOT_PAGES,
+    TABLE_CACHE_MAX,
+)
+from mmu.machine.lock import (
+    mmu_read_lock,
+    mmu_read_unlock,
+    mmu_write_lock,
+    mmu_write_unlock,
+    slots_lock,
+    slots_unlock,
+)
+from mmu.machine.primitives import (
+    config,
+    emit,
+    fetch_or,
+    own,
+    read_once,
+    set_own,
+    stopped,
+    store_release,
+    tally,
+    write_once,
+    xchg,
+)
+from mmu.memslots import is_logged, slot_of, slot_word
+from mmu.pages import topup_table_cache
+from mmu.policy import SPLIT_EAGER
+from mmu.spte import DIRTY, LEVEL_2M, LEVEL_4K, SPTE_W
+from mmu.tdp.log import clear_bits_in_slot, clear_bits_masked
+from mmu.tdp.split import try_split_huge_pages
+
+
+@kernel
+def mark_page_dirty(cpu: Cpu, slot: int, gfn: int) -> None:
+    """Set the page's bit (mark_page_dirty_in_slot).
+
+    One atomic or: a harvest may exchange the word at the same moment, and then the bit is in
+    its hands or in the next one's.
+    """
+    relative = gfn - config(cpu, slot + SLOT_BASE)
+    word = config(cpu, slot + SLOT_BITMAP) + relative // BITMAP_BITS
+    fetch_or(cpu, word, 1 << (relative % BITMAP_BITS))
+
+
+@kernel
+def publish_pml(cpu: Cpu) -> None:
+    """Move what the PML buffer holds to the bitmaps, leaving the hardware's index alone.
+
+    At quiet points, which are the harness's and no VM exits: nothing stays hidden from a harvest
+    meanwhile, and the number of PML-full exits does not depend on the scheduler.
+    """
+    buffer = config(cpu, C_PML)
+    for i in range(own(cpu, PML_PUBLISHED), own(cpu, PML_INDEX)):
+        gfn = own(cpu, buffer + i)
+        slot = slot_of(cpu, gfn)
+        if slot != 0 and is_logged(cpu, slot):
+            mark_page_dirty(cpu, slot, gfn)
+    set_own(cpu, PML_PUBLISHED, own(cpu, PML_INDEX))
+
+
+@kernel
+def drain_pml(cpu: Cpu) -> None:
+    """At every VM exit: empty the buffer into the bitmaps (vmx_flush_pml_buffer)."""
+    if own(cpu, PML_INDEX) == 0:
+        return
+    publish_pml(cpu)
+    set_own(cpu, PML_INDEX, 0)
+    set_own(cpu, PML_PUBLISHED, 0)
+
+
+@kernel
+def _protect_slot(cpu: Cpu, slot: int) -> None:
+    """Take what lets writes go unnoticed from every leaf of the slot (read lock held)."""
+    base = config(cpu, slot + SLOT_BASE)
+    end = base + config(cpu, slot + SLOT_PAGES)
+    root = read_once(cpu, ROOT)
+    if config(cpu, C_USE_PML):
+        clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, DIRTY)
+        clear_bits_in_slot(cpu, root, base, end, LEVEL_2M, SPTE_W)
+    else:
+        clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, SPTE_W)
+
+
+@kernel
+def enable_dirty_log(cpu: Cpu, number: int) -> int:
+    """Start logging memslot `number` (kvm_mmu_slot_apply_flags); 0, or SPLIT_FAILED.
+
+    First the flag, and PML on in every vCPU, which needs each to leave the guest once; then
+    the leafs; then an unconditional flush before the caller hears of it.
+    """
+    slot = slot_word(cpu, number)
+    slots_lock(cpu)
+    store_release(cpu, slot + SLOT_LOGGED, 1)
+    store_release(cpu, LOGGING, config(cpu, C_USE_PML))
+    request_all(cpu)
+    topup_table_cache(cpu, TABLE_CACHE_MAX)
+    mmu_read_lock(cpu)
+    base = config(cpu, slot + SLOT_BASE)
+    end = base + config(cpu, slot + SLOT_PAGES)
+    result = 0
+    if config(cpu, C_HUGE_SPLIT) == SPLIT_EAGER:
+        result = try_split_huge_pages(cpu, read_once(cpu, ROOT), base, end, LEVEL_4K)
+    _protect_slot(cpu, slot)
+    mmu_read_unlock(cpu)
+    flush_remote_tlbs(cpu, base, EVERYTHING)
+    slots_unlock(cpu)
+    return result
+
+
+@kernel
+def disable_dirty_log(cpu: Cpu, number: int) -> None:
+    """Stop logging memslot `number`; huge pages are not put together again yet."""
+    slots_lock(cpu)
+    store_release(cpu, LOGGING, 0)
+    request_all(cpu)
+    store_release(cpu, slot_word(cpu, number) + SLOT_LOGGED, 0)
+    slots_unlock(cpu)
+
+
+@kernel
+def _pages_in(mask: int) -> int:
+    """Bits set."""
+    pages = 0
+    rest = mask
+    while rest != 0:
+        rest &= rest - 1
+        pages += 1
+    return pages
+
+
+@kernel
+def get_dirty_log(cpu: Cpu, number: int) -> int:
+    """KVM_GET_DIRTY_LOG in mode `get`: return the bitmap and start over; how many pages it names.
+
+    The harvest lies in the slot's second bitmap, as in the kernel.  PML buffers are drained by
+    making every vCPU leave the guest.  The flush comes after the lock is dropped and before
+    anything is handed out.
+    """
+    slot = slot_word(cpu, number)
+    slots_lock(cpu)
+    request_all(cpu)
+    bits = DIRTY if config(cpu, C_USE_PML) else SPTE_W
+    base = config(cpu, slot + SLOT_BASE)
+    bitmap = config(cpu, slot + SLOT_BITMAP)
+    harvest = config(cpu, slot + SLOT_HARVEST)
+    words = (config(cpu, slot + SLOT_PAGES) + BITMAP_BITS - 1) // BITMAP_BITS
+    pages = 0
+    cleared = 0
+    mmu_write_lock(cpu)
+    root = read_once(cpu, ROOT)
+    for word in range(words):
+        if stopped(cpu):
+            break
+        mask = 0
+        if read_once(cpu, bitmap + word) != 0:
+            mask = xchg(cpu, bitmap + word, 0)
+            cleared += clear_bits_masked(cpu, root, base + word * BITMAP_BITS, mask, bits)
+            pages += _pages_in(mask)
+        write_once(cpu, harvest + word, mask)
+        emit(cpu, events.DIRTY_LOG_RETURNED, base + word * BITMAP_BITS, mask, number)
+    mmu_write_unlock(cpu)
+    if cleared != 0:
+        flush_remote_tlbs(cpu, base, EVERYTHING)
+    slots_unlock(cpu)
+    tally(cpu, N_DIRTY_HARVESTED, pages)
+    return pages

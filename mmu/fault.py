@@ -1,0 +1,113 @@
+"""A TDP page fault from exit to entry: fast path, caches, host mapping, lock, map.
+
+kvm_tdp_page_fault and kvm_faultin_pfn: everything that may sleep happens before mmu_lock is
+taken, and what was learnt there is checked again under it.
+"""
+
+from __future__ import annotations
+
+from mmu.dirty_log import mark_page_dirty
+from mmu.fast_fault import fast_page_fault
+from mmu.host.frames import host_mapping, mapping_pfn
+from mmu.machine import events
+from mmu.machine.cpu import Cpu
+from mmu.machine.histogram import record_latency
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import (
+    C_SAMPLE_MASK,
+    FAULT_NUMBER,
+    H_FAULT,
+    N_MMIO_EXITS,
+    N_PF_EXECUTE,
+    N_PF_FAST,
+    N_PF_FIXED,
+    N_PF_RETRY,
+    N_PF_SPURIOUS,
+    N_PF_TAKEN,
+    VCPU_ROOT,
+)
+from mmu.machine.lock import mmu_read_lock, mmu_read_unlock
+from mmu.machine.primitives import config, cycles, emit, own, probe, set_own, tally
+from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
+from mmu.memslots import is_logged, max_mapping_level, slot_of
+from mmu.pages import topup_for_fault
+from mmu.spte import ACCESS_EXECUTE, ACCESS_WRITE, LEVEL_4K, SPTE_W
+from mmu.tdp.map import (
+    RET_PF_EMULATE,
+    RET_PF_FIXED,
+    RET_PF_INVALID,
+    RET_PF_RETRY,
+    RET_PF_SPURIOUS,
+    tdp_mmu_map,
+)
+
+
+@kernel
+def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
+    """Under mmu_lock held for read; a RET_PF_* code."""
+    topup_for_fault(cpu)
+    mapping = host_mapping(cpu, gfn)
+    writable = mapping & SPTE_W != 0
+    mmu_read_lock(cpu)
+    result = RET_PF_RETRY
+    # is_page_fault_stale: nothing invalidates yet, but an observer may pretend that it did.
+    if not probe(cpu, events.PROBE_RETRY):
+        logged = is_logged(cpu, slot)
+        requested = LEVEL_4K if logged else max_mapping_level(cpu, slot, gfn, mapping)
+        if logged and writable:
+            # A logged page that becomes writable counts as written, whatever the fault wanted.
+            mark_page_dirty(cpu, slot, gfn)
+        rcu_read_lock(cpu)
+        pfn = mapping_pfn(cpu, mapping)
+        root = own(cpu, VCPU_ROOT)
+        result = tdp_mmu_map(cpu, root, gfn, access, requested, pfn, writable)
+        rcu_read_unlock(cpu)
+    mmu_read_unlock(cpu)
+    return result
+
+
+@kernel
+def _count_result(cpu: Cpu, result: int) -> None:
+    """kvm_vcpu_stat pf_*."""
+    if result == RET_PF_FIXED:
+        tally(cpu, N_PF_FIXED, 1)
+    elif result == RET_PF_SPURIOUS:
+        tally(cpu, N_PF_SPURIOUS, 1)
+    elif result == RET_PF_RETRY:
+        tally(cpu, N_PF_RETRY, 1)
+
+
+@kernel
+def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
+    """Fast path if it can help, else the slow one."""
+    slot = slot_of(cpu, gfn)
+    if slot == 0:
+        tally(cpu, N_MMIO_EXITS, 1)
+        return RET_PF_EMULATE
+    if present and access == ACCESS_WRITE:
+        result = fast_page_fault(cpu, own(cpu, VCPU_ROOT), gfn, access, slot)
+        if result != RET_PF_INVALID:
+            tally(cpu, N_PF_FAST, int(result == RET_PF_FIXED))
+            return result
+    return _slow_fault(cpu, gfn, access, slot)
+
+
+@kernel
+def handle_page_fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
+    """One EPT violation of `gfn`; `present` if the entry granted something; a RET_PF_* code.
+
+    One in `C_SAMPLE_MASK + 1` is timed: two clock reads cost as much as the fault.
+    """
+    number = own(cpu, FAULT_NUMBER) + 1
+    set_own(cpu, FAULT_NUMBER, number)
+    mask = config(cpu, C_SAMPLE_MASK)
+    timed = mask >= 0 and number & mask == 0
+    began = cycles(cpu) if timed else 0
+    tally(cpu, N_PF_TAKEN, 1)
+    tally(cpu, N_PF_EXECUTE, int(access == ACCESS_EXECUTE))
+    result = _fault(cpu, gfn, access, present)
+    _count_result(cpu, result)
+    emit(cpu, events.PAGE_FAULT, gfn, access, result)
+    if timed:
+        record_latency(cpu, H_FAULT, cycles(cpu) - began)
+    return result

@@ -1,0 +1,175 @@
+"""A vCPU running guest code: memory accesses, exits, entries, quiet points.
+
+An access is: look whether somebody wants something; translate (TLB, else walk, else fault); one
+atomic operation on the frame.  Walk, A/D update and access all lie between two looks at the
+request word, so whoever was told "this vCPU has left the guest" knows that no access with an old
+translation is still under way.
+"""
+
+from __future__ import annotations
+
+from mmu.dirty_log import drain_pml, publish_pml
+from mmu.fault import handle_page_fault
+from mmu.host.frames import access_frame
+from mmu.hw.tlb import tlb_lookup
+from mmu.hw.vcpu import count_exit, enter_guest, leave_guest, request_pending
+from mmu.hw.walker import VIOLATION_PERMISSION, walk
+from mmu.machine import events
+from mmu.machine.blocking import again
+from mmu.machine.conditions import LOCK_HELD, MAPPING_PERMISSION, warn
+from mmu.machine.cpu import Cpu
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import (
+    C_PML_SIZE,
+    C_QUIET_CYCLES,
+    HELD,
+    N_ACCESSES,
+    N_EXECUTES,
+    N_PML_FULL,
+    N_QUIET_POINTS,
+    N_READS,
+    N_WRITES,
+    PML_INDEX,
+    QUIET_BEGAN,
+    ROOT,
+    STOP_WORD,
+    TICK_BEGAN,
+    VCPU_ROOT,
+    WAITERS,
+)
+from mmu.machine.primitives import (
+    config,
+    cycles,
+    emit,
+    event,
+    hint,
+    own,
+    read_once,
+    set_own,
+    stopped,
+    tally,
+    yield_core,
+)
+from mmu.spte import (
+    ACCESS_READ,
+    ACCESS_WRITE,
+    DIRTY,
+    RWX,
+    pfn_of,
+)
+from mmu.tdp.map import RET_PF_EMULATE, RET_PF_RETRY
+
+QUIET_ACCESSES = 256  # accesses between two looks at the clock
+
+
+@kernel
+def vcpu_load(cpu: Cpu) -> None:
+    """Load the VM's root and enter the guest for the first time."""
+    set_own(cpu, VCPU_ROOT, read_once(cpu, ROOT))
+    enter_guest(cpu)
+
+
+@kernel
+def vm_exit(cpu: Cpu) -> None:
+    """Leave the guest; KVM drains the PML buffer at every exit."""
+    leave_guest(cpu)
+    drain_pml(cpu)
+    count_exit(cpu)
+
+
+@kernel
+def _exit_and_enter(cpu: Cpu) -> None:
+    """A VM exit for requests only."""
+    vm_exit(cpu)
+    enter_guest(cpu)
+
+
+@kernel
+def _permits(entry: int, access: int) -> int:
+    """A cached entry serves this access; a write needs D too, which only the walker may set."""
+    if entry & access != access:
+        return False
+    return access != ACCESS_WRITE or entry & DIRTY != 0
+
+
+@kernel
+def _fault_in(cpu: Cpu, gfn: int, access: int, present: int) -> int:
+    """A VM exit with an EPT violation; 1 if the access must be given up (MMIO)."""
+    vm_exit(cpu)
+    result = handle_page_fault(cpu, gfn, access, present)
+    if result == RET_PF_RETRY:
+        again(cpu)
+    enter_guest(cpu)
+    return result == RET_PF_EMULATE
+
+
+@kernel
+def _translate(cpu: Cpu, gfn: int, access: int) -> int:
+    """The entry that grants the access (adjusted to the page), 0 if it ended in MMIO or STOP."""
+    while not stopped(cpu):
+        if request_pending(cpu):
+            _exit_and_enter(cpu)
+        entry = tlb_lookup(cpu, gfn)
+        if entry != 0 and _permits(entry, access):
+            return entry
+        entry = walk(cpu, gfn, access)
+        if entry > 0:
+            # What the walker granted is cached now, with D if this is a write.
+            return tlb_lookup(cpu, gfn)
+        if _fault_in(cpu, gfn, access, entry == VIOLATION_PERMISSION):
+            return 0
+    return 0
+
+
+@kernel
+def guest_access(cpu: Cpu, gfn: int, access: int) -> int:
+    """One guest access of `gfn`: ACCESS_READ, _WRITE or _EXECUTE; 1 if it reached memory."""
+    entry = _translate(cpu, gfn, access)
+    if entry == 0:
+        return 0
+    warn(cpu, entry & access != access, MAPPING_PERMISSION, gfn, access, entry & RWX)
+    access_frame(cpu, gfn, pfn_of(entry), access)
+    emit(cpu, events.GUEST_ACCESS, gfn, access, pfn_of(entry))
+    event(cpu, events.COST_ACCESS, 1)
+    tally(cpu, N_ACCESSES, 1)
+    if access == ACCESS_WRITE:
+        tally(cpu, N_WRITES, 1)
+        if own(cpu, PML_INDEX) == config(cpu, C_PML_SIZE):
+            tally(cpu, N_PML_FULL, 1)
+            _exit_and_enter(cpu)
+    elif access == ACCESS_READ:
+        tally(cpu, N_READS, 1)
+    else:
+        tally(cpu, N_EXECUTES, 1)
+    return 1
+
+
+@kernel
+def quiet_due(cpu: Cpu) -> int:
+    """Whether it is time for a quiet point, or somebody waits for one."""
+    if hint(cpu, WAITERS) != 0:
+        return True
+    return cycles(cpu) - own(cpu, QUIET_BEGAN) > config(cpu, C_QUIET_CYCLES)
+
+
+@kernel
+def quiet_point(cpu: Cpu) -> None:
+    """Give up the core where nobody waits for this actor: outside the guest, nothing held.
+
+    The harness's, not the VM's: no exit is counted and the PML buffer keeps its index.
+    """
+    warn(cpu, own(cpu, HELD) != 0, LOCK_HELD, 0, own(cpu, HELD), 0)
+    leave_guest(cpu)
+    publish_pml(cpu)
+    yield_core(cpu)
+    now = cycles(cpu)
+    set_own(cpu, QUIET_BEGAN, now)
+    set_own(cpu, TICK_BEGAN, now)
+    tally(cpu, N_QUIET_POINTS, 1)
+    enter_guest(cpu)
+
+
+@kernel
+def should_stop(cpu: Cpu) -> int:
+    """The harness or the observer wants this actor to end."""
+    return hint(cpu, STOP_WORD) != 0 or stopped(cpu)

@@ -1,0 +1,120 @@
+"""The host's memory: frames with owner words, the mapping per gfn, what was seen by readers.
+
+A frame is one word: `value << 39 | generation << 34 | owner`, where owner is the gfn that the
+frame belongs to, stored as its difference (xor) to the gfn that had the frame first: memory fresh
+from the host is all zero and needs no initialisation.  A guest access is one atomic operation on
+that word, so that "was it my frame?" and "what did I read or write?" are answered together.
+
+Table pages and frames share one space of pfns, tables first, as all pages of a real host do.
+
+A mapping word is 0 for "as at boot" (frame = gfn, backing level, read-write), else
+`1 << 62 | permission bits | level << 4 | frame << 8`.
+"""
+
+from __future__ import annotations
+
+from mmu.machine.conditions import MAPPING_OWNER, MEMORY_OLDER, warn
+from mmu.machine.cpu import Cpu
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import (
+    C_BACKING_LEVEL,
+    C_FRAMES,
+    C_GFN_BASE,
+    C_GFN_COUNT,
+    C_MAPPING,
+    C_MARKS,
+    C_NEWEST,
+    C_FRAME_PFN,
+)
+from mmu.machine.primitives import config, fetch_add, fetch_or, hint, read_once, set_hint
+from mmu.spte import ACCESS_WRITE, SPTE_R, SPTE_W, SPTE_X
+
+OWNER_BITS = 34
+GENERATION_BITS = 5
+VALUE_SHIFT = OWNER_BITS + GENERATION_BITS
+OWNER_MASK = (1 << OWNER_BITS) - 1
+VALUE_BITS = 24
+VALUE_MASK = (1 << VALUE_BITS) - 1
+VALUE_ONE = 1 << VALUE_SHIFT
+
+MAPPED = 1 << 62
+MAPPING_LEVEL_SHIFT = 4
+MAPPING_FRAME_SHIFT = 8
+MAPPING_RWX = SPTE_R | SPTE_W | SPTE_X
+
+MARK_DIRTY = 1
+MARK_ACCESSED = 2
+
+
+@kernel
+def in_memory(cpu: Cpu, gfn: int) -> int:
+    """Whether the host has anything for this gfn."""
+    relative = gfn - config(cpu, C_GFN_BASE)
+    return relative >= 0 and relative < config(cpu, C_GFN_COUNT)
+
+
+@kernel
+def host_mapping(cpu: Cpu, gfn: int) -> int:
+    """The host's mapping of a gfn: permission bits, level, frame (`MAPPED` set).
+
+    Read without a lock: the host may change it at any time, which is what the invalidate
+    sequence is for.
+    """
+    relative = gfn - config(cpu, C_GFN_BASE)
+    word = read_once(cpu, config(cpu, C_MAPPING) + relative)
+    if word != 0:
+        return word
+    level = config(cpu, C_BACKING_LEVEL)
+    return MAPPED | MAPPING_RWX | level << MAPPING_LEVEL_SHIFT | relative << MAPPING_FRAME_SHIFT
+
+
+@kernel
+def mapping_level(mapping: int) -> int:
+    """Level at which the host maps the page."""
+    return (mapping >> MAPPING_LEVEL_SHIFT) & 15
+
+
+@kernel
+def mapping_pfn(cpu: Cpu, mapping: int) -> int:
+    """pfn of the page's frame."""
+    return ((mapping & ~MAPPED) >> MAPPING_FRAME_SHIFT) + config(cpu, C_FRAME_PFN)
+
+
+@kernel
+def _check_value(cpu: Cpu, gfn: int, newest: int, value: int) -> None:
+    """Values only grow: nobody sees less than anybody saw before (24 bits, compared circularly)."""
+    behind = (value - newest) & VALUE_MASK
+    warn(cpu, behind > VALUE_MASK >> 1, MEMORY_OLDER, gfn, value, newest)
+
+
+@kernel
+def access_frame(cpu: Cpu, gfn: int, pfn: int, access: int) -> None:
+    """The guest's access itself: one atomic operation on the frame's word, checked twice.
+
+    `newest` is what the guest saw or wrote at this gfn last, read *before* the access, so a
+    concurrent writer can only make the access see more.  Its update may lose to another vCPU's:
+    the check gets weaker by that, never wrong.
+    """
+    relative = gfn - config(cpu, C_GFN_BASE)
+    newest_word = config(cpu, C_NEWEST) + relative
+    newest = hint(cpu, newest_word)
+    frame = pfn - config(cpu, C_FRAME_PFN)
+    word = config(cpu, C_FRAMES) + frame
+    if access & ACCESS_WRITE != 0:
+        seen = fetch_add(cpu, word, VALUE_ONE)
+        now = seen + VALUE_ONE
+    else:
+        seen = read_once(cpu, word)
+        now = seen
+    owner = (seen & OWNER_MASK) ^ frame
+    warn(cpu, owner != relative, MAPPING_OWNER, gfn, pfn, owner + config(cpu, C_GFN_BASE))
+    _check_value(cpu, gfn, newest, (seen >> VALUE_SHIFT) & VALUE_MASK)
+    value = (now >> VALUE_SHIFT) & VALUE_MASK
+    if value != newest:
+        set_hint(cpu, newest_word, value)
+
+
+@kernel
+def mark_frame(cpu: Cpu, pfn: int, marks: int) -> None:
+    """Tell the host that a frame was written or used (kvm_set_pfn_dirty, up to 6.12)."""
+    fetch_or(cpu, config(cpu, C_MARKS) + pfn - config(cpu, C_FRAME_PFN), marks)

@@ -1,0 +1,168 @@
+"""A vCPU as hardware and KVM's entry code see it: modes, requests, remote flushes.
+
+The state word is `acknowledged request number << 2 | mode`; only the vCPU writes it.  Others ask
+by adding to the vCPU's `REQUEST` word and wait only for vCPUs that are in guest mode:
+
+    requester: what is asked for; REQUEST += 1; read state; in guest and not acknowledged: wait
+    entry:     state = IN_GUEST (xchg); read REQUEST; changed: leave again and serve it
+
+The xchg is the full barrier that this pair needs on the vCPU's side (store buffering: without it
+both could read the other's old value); the requester's add is one already.  A vCPU outside the
+guest need not be waited for: it serves every request before it runs guest code again.
+"""
+
+from __future__ import annotations
+
+from mmu.hw.tlb import EVERYTHING, flush_tlb_block, merge_blocks
+from mmu.machine import events
+from mmu.machine.blocking import wait_while, wake
+from mmu.machine.cpu import Cpu
+from mmu.machine.histogram import record_latency
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import (
+    C_ACTOR_BASE,
+    C_ACTOR_STRIDE,
+    C_FLUSH_RANGE,
+    C_VCPUS,
+    FLUSH_BLOCK,
+    H_FLUSH,
+    LOGGING,
+    N_EXITS,
+    N_REMOTE_FLUSH,
+    N_REMOTE_FLUSH_REQUESTS,
+    PML_ON,
+    REQUEST,
+    REQUEST_SEEN,
+    VCPU_STATE,
+    WAITERS,
+)
+from mmu.machine.primitives import (
+    cmpxchg,
+    config,
+    count,
+    cycles,
+    emit,
+    event,
+    fetch_add,
+    own,
+    read_once,
+    set_own,
+    stopped,
+    tally,
+    xchg,
+)
+
+MODE_MASK = 3
+OUTSIDE_GUEST_MODE = 0
+IN_GUEST_MODE = 1
+EXITING_GUEST_MODE = 2
+READING_SHADOW_PAGE_TABLES = 3
+REQUEST_SHIFT = 2
+
+
+@kernel
+def actor_block(cpu: Cpu, actor: int) -> int:
+    """Word index of another actor's block."""
+    return config(cpu, C_ACTOR_BASE) + actor * config(cpu, C_ACTOR_STRIDE)
+
+
+@kernel
+def _ask_for_flush(cpu: Cpu, vcpu: int, gfn: int, order: int) -> None:
+    """Widen the block that a vCPU must flush; other requesters do the same, hence the cmpxchg."""
+    word = vcpu + FLUSH_BLOCK
+    seen = read_once(cpu, word)
+    while not stopped(cpu):
+        got = cmpxchg(cpu, word, seen, merge_blocks(seen, gfn, order))
+        if got == seen:
+            return
+        seen = got
+
+
+@kernel
+def _wait_for_vcpu(cpu: Cpu, vcpu: int) -> None:
+    """Until the vCPU is outside the guest or has served the requests made so far."""
+    wanted = read_once(cpu, vcpu + REQUEST)
+    state = read_once(cpu, vcpu + VCPU_STATE)
+    while (
+        state & MODE_MASK == IN_GUEST_MODE and state >> REQUEST_SHIFT < wanted and not stopped(cpu)
+    ):
+        wait_while(cpu, vcpu + VCPU_STATE, state)
+        state = read_once(cpu, vcpu + VCPU_STATE)
+
+
+@kernel
+def request_all(cpu: Cpu) -> None:
+    """Make every vCPU leave the guest once, and wait until each has (kvm_make_all_cpus_request).
+
+    All are asked before the first is waited for, so the total is the slowest, not the sum.
+    """
+    vcpus = config(cpu, C_VCPUS)
+    for i in range(vcpus):
+        fetch_add(cpu, actor_block(cpu, i) + REQUEST, 1)
+    # The drain hint: whoever is between two slices of work gives up its core sooner.
+    count(cpu, WAITERS, 1)
+    for i in range(vcpus):
+        _wait_for_vcpu(cpu, actor_block(cpu, i))
+    count(cpu, WAITERS, -1)
+
+
+@kernel
+def flush_remote_tlbs(cpu: Cpu, gfn: int, order: int) -> None:
+    """No vCPU uses a translation of `gfn`'s block of 2**order pages when this returns.
+
+    kvm_flush_remote_tlbs_range; with `--flush all` every flush is one of everything.
+    """
+    wanted = order if config(cpu, C_FLUSH_RANGE) else EVERYTHING
+    began = cycles(cpu)
+    for i in range(config(cpu, C_VCPUS)):
+        _ask_for_flush(cpu, actor_block(cpu, i), gfn, wanted)
+    request_all(cpu)
+    record_latency(cpu, H_FLUSH, cycles(cpu) - began)
+    tally(cpu, N_REMOTE_FLUSH, 1)
+    tally(cpu, N_REMOTE_FLUSH_REQUESTS, config(cpu, C_VCPUS))
+    emit(cpu, events.TLB_FLUSH, gfn, wanted, 1)
+
+
+@kernel
+def _serve_requests(cpu: Cpu, number: int) -> None:
+    """Do what was asked up to request `number` (vcpu_enter_guest's kvm_check_request)."""
+    block = xchg(cpu, cpu.own + FLUSH_BLOCK, 0)
+    if block != 0:
+        flush_tlb_block(cpu, block)
+    # KVM_REQ_UPDATE_CPU_DIRTY_LOGGING
+    set_own(cpu, PML_ON, read_once(cpu, LOGGING))
+    set_own(cpu, REQUEST_SEEN, number)
+
+
+@kernel
+def leave_guest(cpu: Cpu) -> None:
+    """Stop running guest code; whoever waits for that goes on."""
+    xchg(cpu, cpu.own + VCPU_STATE, own(cpu, REQUEST_SEEN) << REQUEST_SHIFT | OUTSIDE_GUEST_MODE)
+    wake(cpu, cpu.own + VCPU_STATE)
+
+
+@kernel
+def enter_guest(cpu: Cpu) -> None:
+    """Serve what was asked, then run guest code."""
+    number = read_once(cpu, cpu.own + REQUEST)
+    while True:
+        if number != own(cpu, REQUEST_SEEN):
+            _serve_requests(cpu, number)
+        xchg(cpu, cpu.own + VCPU_STATE, number << REQUEST_SHIFT | IN_GUEST_MODE)
+        number = read_once(cpu, cpu.own + REQUEST)
+        if number == own(cpu, REQUEST_SEEN) or stopped(cpu):
+            return
+        leave_guest(cpu)
+
+
+@kernel
+def request_pending(cpu: Cpu) -> int:
+    """1 if somebody asked for something since the last entry: the guest must be left."""
+    return read_once(cpu, cpu.own + REQUEST) != own(cpu, REQUEST_SEEN)
+
+
+@kernel
+def count_exit(cpu: Cpu) -> None:
+    """Book a VM exit."""
+    tally(cpu, N_EXITS, 1)
+    event(cpu, events.COST_EXIT, 1)

@@ -1,0 +1,85 @@
+"""The hardware page walker: reads tables, sets A and D, logs to the PML buffer, fills the TLB.
+
+It knows entries, not operations, and takes no lock: it may be inside any table that its vCPU
+could reach since its last flush.  A and D are set by one locked update of the entry it has read;
+if the entry changed meanwhile, the walk starts over.
+"""
+
+from __future__ import annotations
+
+from mmu.hw.tlb import structure_fill, structure_lookup, tlb_fill
+from mmu.machine.cpu import Cpu
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import (
+    C_PML,
+    N_PML_ENTRIES,
+    PML_INDEX,
+    PML_ON,
+    VCPU_ROOT,
+)
+from mmu.machine.primitives import cmpxchg, config, own, read_once, set_own, stopped, tally
+from mmu.spte import ACCESS_WRITE, ACCESSED, DIRTY, LEVEL_4K, PS, RWX
+from mmu.tdp_iter import child_table, index_of, root_level
+
+# What a walk that grants nothing reports (bits 3 to 5 of the exit qualification, condensed).
+VIOLATION_NOT_PRESENT = 0
+VIOLATION_PERMISSION = -1
+
+
+@kernel
+def pml_log(cpu: Cpu, gfn: int) -> None:
+    """Append to the vCPU's page-modification log; there is room, or the guest had exited."""
+    index = own(cpu, PML_INDEX)
+    set_own(cpu, config(cpu, C_PML) + index, gfn)
+    set_own(cpu, PML_INDEX, index + 1)
+    tally(cpu, N_PML_ENTRIES, 1)
+
+
+@kernel
+def _set_accessed_dirty(cpu: Cpu, sptep: int, spte: int, gfn: int, access: int) -> int:
+    """Set A, and D for a write; the entry as it is now, or 0 if it changed under the walker."""
+    wanted = ACCESSED | DIRTY if access & ACCESS_WRITE != 0 else ACCESSED
+    if spte & wanted == wanted:
+        return spte
+    if cmpxchg(cpu, sptep, spte, spte | wanted) != spte:
+        return 0
+    if wanted & ~spte & DIRTY != 0 and own(cpu, PML_ON) != 0:
+        pml_log(cpu, gfn)
+    return spte | wanted
+
+
+@kernel
+def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
+    """One walk; a grant, a VIOLATION_*, or -2 if the leaf changed and the walk must be repeated."""
+    level = LEVEL_4K
+    table = structure_lookup(cpu, gfn)
+    if table == 0:
+        level = root_level(cpu)
+        table = own(cpu, VCPU_ROOT)
+    while True:
+        sptep = table + index_of(cpu, gfn, level)
+        spte = read_once(cpu, sptep)
+        if spte & RWX == 0:
+            return VIOLATION_NOT_PRESENT
+        if level == LEVEL_4K or spte & PS != 0:
+            break
+        table = child_table(cpu, spte)
+        level -= 1
+        if level == LEVEL_4K:
+            structure_fill(cpu, gfn, table)
+    if spte & access != access:
+        return VIOLATION_PERMISSION
+    granted = _set_accessed_dirty(cpu, sptep, spte, gfn, access)
+    if granted == 0:
+        return -2
+    tlb_fill(cpu, gfn, level, granted)
+    return granted
+
+
+@kernel
+def walk(cpu: Cpu, gfn: int, access: int) -> int:
+    """Translate `gfn` for `access`: the entry (positive; now cached), or a VIOLATION_*."""
+    result = _walk_once(cpu, gfn, access)
+    while result == -2 and not stopped(cpu):
+        result = _walk_once(cpu, gfn, access)
+    return result

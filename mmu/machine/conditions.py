@@ -1,0 +1,114 @@
+"""What the model asserts about itself while it runs, and `warn`, which reports a failure.
+
+Each condition belongs to one oracle.  A failed one goes to the observer if there is one, else to
+the actor's violation record in shared memory, so that a stress run reports it.  The first
+failure of an actor is kept whole; later ones are counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.extending import overload
+
+from mmu.machine import events
+from mmu.machine.cpu import Cpu
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import (
+    VIOLATION_A,
+    VIOLATION_B,
+    VIOLATION_C,
+    VIOLATION_CONDITION,
+    VIOLATIONS,
+)
+from mmu.machine.primitives import announce, observe, own, set_own, tally, watched
+
+# (number, oracle, sentence); {a}, {b}, {c} are the values that `warn` was given.
+(
+    MAPPING_OWNER,
+    MAPPING_LEVEL,
+    MAPPING_PERMISSION,
+    MEMORY_OLDER,
+    TRANSITION_PFN,
+    TRANSITION_LADDER,
+    TRANSITION_LEVEL,
+    TRANSITION_NONPRESENT,
+    TRANSITION_FROZEN,
+    LOCK_MODE,
+    LOCK_ORDER,
+    LOCK_WRITERS,
+    LOCK_SLEEP,
+    LOCK_HELD,
+    TRANSITION_REMOVED,
+) = range(1, 16)
+
+CONDITIONS: dict[int, tuple[str, str]] = {
+    MAPPING_OWNER: (
+        "mapping",
+        "gfn {a:#x} was accessed in frame {b:#x}, whose owner is gfn {c:#x}",
+    ),
+    MAPPING_LEVEL: ("mapping", "gfn {a:#x} is translated at level {b}, the host maps at level {c}"),
+    MAPPING_PERMISSION: ("mapping", "gfn {a:#x} was reached with access {b}, its entry allows {c}"),
+    MEMORY_OLDER: ("memory", "gfn {a:#x} holds value {b}, but {c} was seen there before"),
+    TRANSITION_PFN: (
+        "transitions",
+        "leaf at word {a} changed its pfn while present ({b:#x} to {c:#x})",
+    ),
+    TRANSITION_LADDER: (
+        "transitions",
+        "entry at word {a}: {b:#x} to {c:#x} breaks W => MMU-writable => host-writable",
+    ),
+    TRANSITION_LEVEL: (
+        "transitions",
+        "gfn {a:#x}: level {b} entry {c:#x} has a wrong level or alignment",
+    ),
+    TRANSITION_NONPRESENT: (
+        "transitions",
+        "entry at word {a} went from non-present {b:#x} to non-present {c:#x}",
+    ),
+    TRANSITION_FROZEN: (
+        "transitions",
+        "frozen entry at word {a} was about to be changed to {c:#x}",
+    ),
+    LOCK_MODE: ("locks", "a function that needs lock {a} ran while its actor held {b:#x}"),
+    LOCK_ORDER: ("locks", "lock {a} was taken while {b:#x} was held"),
+    LOCK_WRITERS: ("locks", "mmu_lock has two exclusive holders (word {a}): {b} and {c}"),
+    LOCK_SLEEP: ("locks", "something that may sleep ran while {b:#x} was held"),
+    LOCK_HELD: ("locks", "an actor came to rest while it held {b:#x}"),
+    TRANSITION_REMOVED: (
+        "transitions",
+        "gfn {a:#x}: a table was replaced by {c:#x} ({b:#x} before)",
+    ),
+}
+
+
+@kernel
+def _record(cpu: Cpu, condition: int, a: int, b: int, c: int) -> None:
+    """Keep the first failure of this actor, count the others."""
+    if own(cpu, VIOLATIONS) == 0:
+        set_own(cpu, VIOLATION_CONDITION, condition)
+        set_own(cpu, VIOLATION_A, a)
+        set_own(cpu, VIOLATION_B, b)
+        set_own(cpu, VIOLATION_C, c)
+    tally(cpu, VIOLATIONS, 1)
+    if watched(cpu):
+        announce(cpu, events.WARN + condition, a, b, c)
+
+
+def warn(cpu: Cpu, failed: int, condition: int, a: int, b: int, c: int) -> None:
+    """Report `condition` if `failed`; the actor goes on, as after the kernel's WARN_ON_ONCE."""
+    if not failed:
+        return
+    if int(cpu.words[cpu.own + VIOLATIONS]) == 0:
+        cpu.words[cpu.own + VIOLATION_CONDITION : cpu.own + VIOLATION_C + 1] = (condition, a, b, c)
+    cpu.words[cpu.own + VIOLATIONS] += 1
+    observe(cpu, events.WARN + condition, a, b, c)
+
+
+@overload(warn, inline="always")
+def _compiled_warn(cpu: Any, failed: Any, condition: Any, a: Any, b: Any, c: Any) -> Any:
+    def implementation(cpu: Any, failed: Any, condition: Any, a: Any, b: Any, c: Any) -> None:
+        if failed:
+            _record(cpu, condition, a, b, c)
+
+    return implementation

@@ -1,0 +1,68 @@
+"""The vocabulary between the model and whoever watches it: steps, events, probes, verdicts.
+
+An observer is one compiled callback ``hook(ctx, actor, kind, a, b, c) -> verdict`` that runs
+*before* the step it announces.  For a step, ``a`` is the word's index and ``b``, ``c`` are the
+operands.  Everything else uses the three operands as its own comment below says.
+
+The numbers are part of stored event rings, so they are never renumbered.
+"""
+
+# Verdicts.  Draws and probes are answered with a number instead; STOP ends those too.
+GO = 0
+STOP = 1 << 62
+
+# Steps: one access to one shared word each.
+READ_ONCE = 1
+WRITE_ONCE = 2
+LOAD_ACQUIRE = 3
+STORE_RELEASE = 4
+XCHG = 5
+CMPXCHG = 6
+FETCH_ADD = 7
+FETCH_OR = 8
+FETCH_AND = 9
+COUNT = 10  # an add whose result nobody uses: two of them commute
+ACQUIRE = 11  # acquire_when: b = mask | value << 32, c = what is added
+RELEASE = 12  # c = what is added
+WAIT_WHILE = 13
+PEEK = 14  # a step only for an observer who knows the page to be published
+POKE = 15
+STEP_LAST = 15
+
+# No steps: questions to the observer.
+AGAIN = 32  # the attempt failed because of what it read, and starts over
+DRAW = 33  # a = how many alternatives
+PROBE = 34  # a = which probe
+STOPPED = 35  # "shall this loop end?"
+CLOCK = 37  # the time stamp counter, when somebody watches
+BLOCK = 36  # about to sleep: a = the word waited for, b = the event count's value
+
+# Probes: the places where KVM developers asked for fault injection.
+PROBE_RETRY = 1  # is_page_fault_stale
+PROBE_CMPXCHG = 2  # tdp_mmu_set_spte_atomic
+PROBE_CONTEND = 3  # tdp_mmu_iter_cond_resched
+
+# Tracepoints: kind = EMIT + event, with three values.  Named as the kernel's where one exists.
+EMIT = 64
+SPTE_CHANGED = 1  # sptep, old, new
+PAGE_FAULT = 2  # gfn, access, result
+TLB_FLUSH = 3  # first gfn, order (log2 pages), 1 if remote
+DIRTY_LOG_RETURNED = 4  # first gfn, mask, slot
+GUEST_ACCESS = 5  # gfn, access, frame
+RCU_ENTER = 6
+RCU_LEAVE = 7
+TABLE_ALLOC = 8  # page
+TABLE_FREE = 9  # page
+SPLIT_HUGE_PAGE = 10  # gfn, level, result
+EVENT_COUNT = 11
+
+# Costs without a step: kind = COST + kind of cost, a = amount.
+COST = 128
+COST_EXIT = 1
+COST_ACCESS = 2
+COST_TABLE_ZERO = 3
+COST_YIELD = 4
+
+# The model's own assertions: kind = WARN + condition, a and b = values that explain it.
+# Conditions are listed with their oracle in mmu/machine/conditions.py.
+WARN = 256

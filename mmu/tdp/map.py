@@ -1,0 +1,121 @@
+"""Map a faulting gfn: walk to the goal level, making tables on the way, and install the leaf.
+
+kvm_tdp_mmu_map as of 6.2 and later; every change is a cmpxchg from the value that was read, and
+whoever loses a race gives the guest another try.
+"""
+
+from __future__ import annotations
+
+from mmu.machine.cpu import Cpu
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import C_HUGE_SPLIT, C_NX_HUGE_PAGES
+from mmu.machine.lock import HELD_MMU_READ, assert_held
+from mmu.machine.primitives import config, read_once, stopped
+from mmu.pages import alloc_table, free_unlinked_table, init_child_sp
+from mmu.policy import SPLIT_ZAP
+from mmu.spte import (
+    ACCESS_EXECUTE,
+    FROZEN,
+    LEVEL_4K,
+    is_frozen,
+    is_leaf,
+    is_present,
+    make_leaf,
+)
+from mmu.tdp.nx import adjusted_goal, track_possible_nx_huge_page
+from mmu.tdp.split import link_sp, split_huge_page
+from mmu.tdp.zap import zap_leaf_atomic
+from mmu.tdp_iter import child_table, index_of, root_level, round_gfn, table_of_page
+from mmu.tdp_mmu import DONE, set_spte_atomic
+
+RET_PF_RETRY = 1
+RET_PF_EMULATE = 2
+RET_PF_INVALID = 3
+RET_PF_FIXED = 4
+RET_PF_SPURIOUS = 5
+
+
+@kernel
+def _install_leaf(
+    cpu: Cpu, sptep: int, gfn: int, level: int, old: int, pfn: int, writable: int
+) -> int:
+    """The goal level is reached: put the leaf there (tdp_mmu_map_handle_target_level)."""
+    first = round_gfn(cpu, gfn, level)
+    executable = level == LEVEL_4K or config(cpu, C_NX_HUGE_PAGES) == 0
+    new = make_leaf(pfn - (gfn - first), level, writable, executable)
+    if new == old:
+        return RET_PF_SPURIOUS
+    if set_spte_atomic(cpu, sptep, first, level, old, new) != DONE:
+        return RET_PF_RETRY
+    return RET_PF_FIXED
+
+
+@kernel
+def _make_table(
+    cpu: Cpu, sptep: int, gfn: int, level: int, old: int, nx_disallowed: int, tracked: int
+) -> int:
+    """Link an empty table, or split the huge leaf that is in the way; its word index, 0: retry."""
+    first = round_gfn(cpu, gfn, level)
+    page = alloc_table(cpu)
+    if page == 0:
+        return 0
+    init_child_sp(cpu, page, first, level - 1, nx_disallowed)
+    if is_present(old):
+        result = split_huge_page(cpu, sptep, first, level, old, page)
+    else:
+        result = link_sp(cpu, sptep, first, level, old, page)
+    if result != DONE:
+        free_unlinked_table(cpu, page)
+        return 0
+    if tracked:
+        track_possible_nx_huge_page(cpu, page)
+    return table_of_page(cpu, page)
+
+
+@kernel
+def _make_room(cpu: Cpu, sptep: int, gfn: int, level: int, old: int) -> int:
+    """Before 6.2 a huge leaf in the way is dropped; what is there now, FROZEN if it is not ours."""
+    if not is_present(old) or config(cpu, C_HUGE_SPLIT) != SPLIT_ZAP:
+        return old
+    if not zap_leaf_atomic(cpu, sptep, round_gfn(cpu, gfn, level), level, old):
+        return FROZEN
+    now = read_once(cpu, sptep)
+    return FROZEN if is_present(now) else now
+
+
+@kernel
+def tdp_mmu_map(
+    cpu: Cpu, root: int, gfn: int, access: int, requested: int, pfn: int, writable: int
+) -> int:
+    """Make `gfn` accessible below table `root`; a RET_PF_* code.
+
+    `requested` is the highest level that memslot, host mapping and logging allow, `pfn` the
+    frame of `gfn` itself.
+    """
+    assert_held(cpu, HELD_MMU_READ)
+    huge_disallowed = access & ACCESS_EXECUTE != 0 and config(cpu, C_NX_HUGE_PAGES) != 0
+    goal = LEVEL_4K if huge_disallowed else requested
+    level = root_level(cpu)
+    table = root
+    while not stopped(cpu):
+        sptep = table + index_of(cpu, gfn, level)
+        spte = read_once(cpu, sptep)
+        goal = adjusted_goal(cpu, spte, level, goal)
+        # Frozen first, level second: a frozen target entry must not be written either.
+        if is_frozen(spte):
+            return RET_PF_RETRY
+        if is_present(spte) and not is_leaf(spte, level):
+            # Tables stay, also where a huge page could be mapped: nobody frees one yet.
+            table = child_table(cpu, spte)
+        elif level <= goal:
+            return _install_leaf(cpu, sptep, gfn, level, spte, pfn, writable)
+        else:
+            spte = _make_room(cpu, sptep, gfn, level, spte)
+            if is_frozen(spte):
+                return RET_PF_RETRY
+            tracked = huge_disallowed and requested >= level
+            table = _make_table(cpu, sptep, gfn, level, spte, huge_disallowed, tracked)
+            if table == 0:
+                return RET_PF_RETRY
+        level -= 1
+    return RET_PF_RETRY
