@@ -12,7 +12,7 @@ from mmu.host.frames import host_mapping, mapping_pfn
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel
 from mmu.machine.layout import (
     C_SAMPLE_MASK,
     FAULT_NUMBER,
@@ -42,7 +42,7 @@ from mmu.tdp.map import (
 )
 
 
-@kernel
+@inlined_kernel
 def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
     """Under mmu_lock held for read; a RET_PF_* code."""
     topup_for_fault(cpu)
@@ -66,7 +66,7 @@ def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
     return result
 
 
-@kernel
+@inlined_kernel
 def _count_result(cpu: Cpu, result: int) -> None:
     """kvm_vcpu_stat pf_*."""
     if result == RET_PF_FIXED:
@@ -77,7 +77,7 @@ def _count_result(cpu: Cpu, result: int) -> None:
         tally(cpu, N_PF_RETRY, 1)
 
 
-@kernel
+@inlined_kernel
 def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     """Fast path if it can help, else the slow one."""
     slot = slot_of(cpu, gfn)
@@ -92,7 +92,7 @@ def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     return _slow_fault(cpu, gfn, access, slot)
 
 
-@kernel
+@inlined_kernel
 def handle_page_fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     """One EPT violation of `gfn`; `present` if the entry granted something; a RET_PF_* code.
 

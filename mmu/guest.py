@@ -18,7 +18,7 @@ from mmu.machine import events
 from mmu.machine.blocking import again
 from mmu.machine.conditions import LOCK_HELD, MAPPING_PERMISSION, warn
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_PML_SIZE,
     C_QUIET_CYCLES,
@@ -69,7 +69,7 @@ def vcpu_load(cpu: Cpu) -> None:
     enter_guest(cpu)
 
 
-@kernel
+@inlined_kernel
 def vm_exit(cpu: Cpu) -> None:
     """Leave the guest; KVM drains the PML buffer at every exit."""
     leave_guest(cpu)
@@ -84,7 +84,7 @@ def _exit_and_enter(cpu: Cpu) -> None:
     enter_guest(cpu)
 
 
-@kernel
+@inlined_kernel
 def _permits(entry: int, access: int) -> int:
     """A cached entry serves this access; a write needs D too, which only the walker may set."""
     if entry & access != access:
@@ -92,7 +92,7 @@ def _permits(entry: int, access: int) -> int:
     return access != ACCESS_WRITE or entry & DIRTY != 0
 
 
-@kernel
+@inlined_kernel
 def _fault_in(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     """A VM exit with an EPT violation; 1 if the access must be given up (MMIO)."""
     vm_exit(cpu)
@@ -103,7 +103,7 @@ def _fault_in(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     return result == RET_PF_EMULATE
 
 
-@kernel
+@inlined_kernel
 def _translate(cpu: Cpu, gfn: int, access: int) -> int:
     """The entry that grants the access (adjusted to the page), 0 if it ended in MMIO or STOP."""
     while not stopped(cpu):
@@ -121,7 +121,7 @@ def _translate(cpu: Cpu, gfn: int, access: int) -> int:
     return 0
 
 
-@kernel
+@inlined_kernel
 def guest_access(cpu: Cpu, gfn: int, access: int) -> int:
     """One guest access of `gfn`: ACCESS_READ, _WRITE or _EXECUTE; 1 if it reached memory."""
     entry = _translate(cpu, gfn, access)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mmu.host.frames import mapping_level
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_SLOT_COUNT,
     C_SLOTS,
@@ -29,7 +29,7 @@ def slot_word(cpu: Cpu, number: int) -> int:
     return config(cpu, C_SLOTS) + number * SLOT_WORDS
 
 
-@kernel
+@inlined_kernel
 def _holds(cpu: Cpu, slot: int, gfn: int) -> int:
     """Whether the memslot covers the gfn (base and size of a slot never change here)."""
     relative = gfn - config(cpu, slot + SLOT_BASE)
@@ -50,13 +50,13 @@ def slot_of(cpu: Cpu, gfn: int) -> int:
     return 0
 
 
-@kernel
+@inlined_kernel
 def is_logged(cpu: Cpu, slot: int) -> int:
     """Whether dirty logging is on for the memslot (kvm_slot_dirty_track_enabled)."""
     return read_once(cpu, slot + SLOT_LOGGED) != 0
 
 
-@kernel
+@inlined_kernel
 def max_mapping_level(cpu: Cpu, slot: int, gfn: int, mapping: int) -> int:
     """The highest level at which `gfn` may be mapped (kvm_mmu_max_mapping_level).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_POOL,
     C_RECORDS,
@@ -82,7 +82,7 @@ def topup_table_cache(cpu: Cpu, needed: int) -> int:
     return int(cached >= needed)
 
 
-@kernel
+@inlined_kernel
 def topup_for_fault(cpu: Cpu) -> int:
     """Before a fault: a table for each level may be needed (PT64_ROOT_MAX_LEVEL)."""
     return topup_table_cache(cpu, LEVELS_MAX)

@@ -6,7 +6,7 @@ set.  Functions take and return plain integers; none of them touches memory.
 
 from __future__ import annotations
 
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 
 SPTE_R = 1 << 0
 SPTE_W = 1 << 1
@@ -44,31 +44,31 @@ assert FROZEN != NONPRESENT
 assert MMU_PRESENT & (ACCESSED | DIRTY | SPTE_W) == 0
 
 
-@kernel
+@inlined_kernel
 def is_present(spte: int) -> int:
     """Shadow-present: KVM put something there (access-tracked entries included)."""
     return spte & MMU_PRESENT != 0
 
 
-@kernel
+@inlined_kernel
 def is_frozen(spte: int) -> int:
     """Owned by somebody who will replace it."""
     return spte == FROZEN
 
 
-@kernel
+@inlined_kernel
 def is_leaf(spte: int, level: int) -> int:
     """Maps memory, if it is present: level 1, or the large-page bit."""
     return level == LEVEL_4K or spte & PS != 0
 
 
-@kernel
+@inlined_kernel
 def pfn_of(spte: int) -> int:
     """The frame of a leaf, the table page of a non-leaf."""
     return (spte >> PFN_SHIFT) & PFN_MASK
 
 
-@kernel
+@inlined_kernel
 def ladder_holds(spte: int) -> int:
     """W implies MMU-writable implies host-writable (KVM checks it since 5.17)."""
     if spte & SPTE_W != 0 and spte & MMU_WRITABLE == 0:
@@ -89,7 +89,7 @@ def needs_atomic_update(spte: int, level: int) -> int:
     return (not writable and spte & MMU_WRITABLE != 0) or (writable and spte & DIRTY == 0)
 
 
-@kernel
+@inlined_kernel
 def make_leaf(pfn: int, level: int, host_writable: int, executable: int) -> int:
     """A leaf for a fault (make_spte): a read gets write permission too where the host allows it.
 

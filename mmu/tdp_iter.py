@@ -10,7 +10,7 @@ it may yield again (forward progress).
 from __future__ import annotations
 
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import C_TABLES
 from mmu.machine.primitives import config, own, read_once, set_own
 from mmu.spte import is_leaf, is_present, pfn_of
@@ -31,49 +31,49 @@ from mmu.spte import is_leaf, is_present, pfn_of
 ) = range(12)
 
 
-@kernel
+@inlined_kernel
 def root_level(cpu: Cpu) -> int:
     """Level of the root table."""
     return cpu.geometry >> 8
 
 
-@kernel
+@inlined_kernel
 def level_shift(cpu: Cpu, level: int) -> int:
     """log2 of the pages that one entry of `level` covers."""
     return (cpu.geometry & 0xFF) * (level - 1)
 
 
-@kernel
+@inlined_kernel
 def pages_of(cpu: Cpu, level: int) -> int:
     """Pages that one entry of `level` covers (KVM_PAGES_PER_HPAGE)."""
     return 1 << level_shift(cpu, level)
 
 
-@kernel
+@inlined_kernel
 def entries_of(cpu: Cpu) -> int:
     """Entries per table."""
     return 1 << (cpu.geometry & 0xFF)
 
 
-@kernel
+@inlined_kernel
 def index_of(cpu: Cpu, gfn: int, level: int) -> int:
     """Index of `gfn` in its table of `level`."""
     return (gfn >> level_shift(cpu, level)) & (entries_of(cpu) - 1)
 
 
-@kernel
+@inlined_kernel
 def round_gfn(cpu: Cpu, gfn: int, level: int) -> int:
     """First gfn of the entry of `level` that covers `gfn`."""
     return gfn >> level_shift(cpu, level) << level_shift(cpu, level)
 
 
-@kernel
+@inlined_kernel
 def table_of_page(cpu: Cpu, page: int) -> int:
     """Word index of entry 0 of a table page."""
     return config(cpu, C_TABLES) + (page << (cpu.geometry & 0xFF))
 
 
-@kernel
+@inlined_kernel
 def child_table(cpu: Cpu, spte: int) -> int:
     """Word index of the table that a present non-leaf entry links."""
     return table_of_page(cpu, pfn_of(spte))

@@ -20,7 +20,7 @@ from mmu.machine.conditions import (
     warn,
 )
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_TICK_CYCLES,
     HELD,
@@ -78,13 +78,13 @@ from mmu.tdp_iter import (
 DONE = -1  # set_spte_atomic: the entry is changed; any other value is what it holds now
 
 
-@kernel
+@inlined_kernel
 def update_page_stats(cpu: Cpu, level: int, amount: int) -> None:
     """kvm_stat pages_4k, pages_2m, pages_1g."""
     count(cpu, STAT_PAGES_4K + LINE * (level - 1), amount)
 
 
-@kernel
+@inlined_kernel
 def _check_leaf(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, level: int) -> None:
     """What a new leaf must be, whatever was there before."""
     misplaced = level > LEVEL_1G or (gfn | pfn_of(new)) & (pages_of(cpu, level) - 1) != 0
@@ -92,7 +92,7 @@ def _check_leaf(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, level: int) 
     warn(cpu, not ladder_holds(new), TRANSITION_LADDER, sptep, old, new)
 
 
-@kernel
+@inlined_kernel
 def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, level: int) -> None:
     """Account for a change that has happened (tdp_mmu.c handle_changed_spte)."""
     was_leaf = is_present(old) and is_leaf(old, level)
@@ -118,7 +118,7 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
     warn(cpu, was_table, TRANSITION_REMOVED, gfn, old, new)
 
 
-@kernel
+@inlined_kernel
 def set_spte_atomic(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> int:
     """Shared mode: change the entry from `old`, which the caller has read, to `new`.
 

@@ -151,7 +151,8 @@ class Vm:
         words[at.C_GFN_COUNT] = config.pages
         words[at.C_SLOTS] = layout.start("slots")
         words[at.C_SLOT_COUNT] = config.slots
-        words[at.C_TLB] = layout.tlb_offset
+        sizes = np.cumsum([0, *(2 << bits for bits in config.tlb_bits)])
+        words[at.C_TLB : at.C_TLB_END + 1] = layout.tlb_offset + sizes
         words[at.C_TLB_BITS_4K : at.C_TLB_BITS_PSC + 1] = config.tlb_bits
         words[at.C_PML] = layout.pml_offset
         words[at.C_PML_SIZE] = config.pml_size

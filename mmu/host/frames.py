@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from mmu.machine.conditions import MAPPING_OWNER, MEMORY_OLDER, warn
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_BACKING_LEVEL,
     C_FRAMES,
@@ -53,7 +53,7 @@ def in_memory(cpu: Cpu, gfn: int) -> int:
     return relative >= 0 and relative < config(cpu, C_GFN_COUNT)
 
 
-@kernel
+@inlined_kernel
 def host_mapping(cpu: Cpu, gfn: int) -> int:
     """The host's mapping of a gfn: permission bits, level, frame (`MAPPED` set).
 
@@ -68,26 +68,26 @@ def host_mapping(cpu: Cpu, gfn: int) -> int:
     return MAPPED | MAPPING_RWX | level << MAPPING_LEVEL_SHIFT | relative << MAPPING_FRAME_SHIFT
 
 
-@kernel
+@inlined_kernel
 def mapping_level(mapping: int) -> int:
     """Level at which the host maps the page."""
     return (mapping >> MAPPING_LEVEL_SHIFT) & 15
 
 
-@kernel
+@inlined_kernel
 def mapping_pfn(cpu: Cpu, mapping: int) -> int:
     """pfn of the page's frame."""
     return ((mapping & ~MAPPED) >> MAPPING_FRAME_SHIFT) + config(cpu, C_FRAME_PFN)
 
 
-@kernel
+@inlined_kernel
 def _check_value(cpu: Cpu, gfn: int, newest: int, value: int) -> None:
     """Values only grow: nobody sees less than anybody saw before (24 bits, compared circularly)."""
     behind = (value - newest) & VALUE_MASK
     warn(cpu, behind > VALUE_MASK >> 1, MEMORY_OLDER, gfn, value, newest)
 
 
-@kernel
+@inlined_kernel
 def access_frame(cpu: Cpu, gfn: int, pfn: int, access: int) -> None:
     """The guest's access itself: one atomic operation on the frame's word, checked twice.
 

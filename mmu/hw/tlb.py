@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import C_TLB, C_TLB_BITS_4K, N_TLB_FLUSH, N_TLB_MISSES_4K, TLB_GENERATION
 from mmu.machine.primitives import config, emit, own, set_own, tally
 from mmu.spte import LEVEL_1G, LEVEL_4K, PFN_SHIFT
@@ -39,23 +39,20 @@ def merge_blocks(block: int, gfn: int, order: int) -> int:
     return (gfn >> merged << merged) << BLOCK_SHIFT | merged << 1 | 1
 
 
-@kernel
+@inlined_kernel
 def _array(cpu: Cpu, number: int) -> int:
     """Offset in the own block of array `number` (a level, or STRUCTURES)."""
-    offset = config(cpu, C_TLB)
-    for before in range(number - 1):
-        offset += 2 << config(cpu, C_TLB_BITS_4K + before)
-    return offset
+    return config(cpu, C_TLB + number - 1)
 
 
-@kernel
+@inlined_kernel
 def _place(cpu: Cpu, number: int, tag_number: int) -> int:
     """Offset of the entry that may hold `tag_number`."""
     mask = (1 << config(cpu, C_TLB_BITS_4K + number - 1)) - 1
     return _array(cpu, number) + 2 * (tag_number & mask)
 
 
-@kernel
+@inlined_kernel
 def _lookup(cpu: Cpu, number: int, tag_number: int) -> int:
     """What is cached for `tag_number`, 0 if nothing."""
     place = _place(cpu, number, tag_number)
@@ -65,7 +62,7 @@ def _lookup(cpu: Cpu, number: int, tag_number: int) -> int:
     return own(cpu, place + 1)
 
 
-@kernel
+@inlined_kernel
 def _fill(cpu: Cpu, number: int, tag_number: int, value: int) -> None:
     """Cache `value`; whatever shared the place is gone."""
     place = _place(cpu, number, tag_number)
@@ -73,7 +70,7 @@ def _fill(cpu: Cpu, number: int, tag_number: int, value: int) -> None:
     set_own(cpu, place + 1, value)
 
 
-@kernel
+@inlined_kernel
 def tlb_lookup(cpu: Cpu, gfn: int) -> int:
     """The cached entry that translates `gfn`, its frame adjusted to the page; 0 on a miss."""
     for level in range(LEVEL_4K, LEVEL_1G + 1):
@@ -84,20 +81,20 @@ def tlb_lookup(cpu: Cpu, gfn: int) -> int:
     return 0
 
 
-@kernel
+@inlined_kernel
 def tlb_fill(cpu: Cpu, gfn: int, level: int, spte: int) -> None:
     """Cache a leaf that the walker found."""
     _fill(cpu, level, gfn >> level_shift(cpu, level), spte)
     tally(cpu, N_TLB_MISSES_4K + level - 1, 1)
 
 
-@kernel
+@inlined_kernel
 def structure_lookup(cpu: Cpu, gfn: int) -> int:
     """The cached level-1 table (word index) that covers `gfn`, 0 if none."""
     return _lookup(cpu, STRUCTURES, gfn >> level_shift(cpu, 2))
 
 
-@kernel
+@inlined_kernel
 def structure_fill(cpu: Cpu, gfn: int, table: int) -> None:
     """Cache where the level-1 table that covers `gfn` is."""
     _fill(cpu, STRUCTURES, gfn >> level_shift(cpu, 2), table)

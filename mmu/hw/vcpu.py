@@ -18,7 +18,7 @@ from mmu.machine import events
 from mmu.machine.blocking import wait_while, wake
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_ACTOR_BASE,
     C_ACTOR_STRIDE,
@@ -134,14 +134,14 @@ def _serve_requests(cpu: Cpu, number: int) -> None:
     set_own(cpu, REQUEST_SEEN, number)
 
 
-@kernel
+@inlined_kernel
 def leave_guest(cpu: Cpu) -> None:
     """Stop running guest code; whoever waits for that goes on."""
     xchg(cpu, cpu.own + VCPU_STATE, own(cpu, REQUEST_SEEN) << REQUEST_SHIFT | OUTSIDE_GUEST_MODE)
     wake(cpu, cpu.own + VCPU_STATE)
 
 
-@kernel
+@inlined_kernel
 def enter_guest(cpu: Cpu) -> None:
     """Serve what was asked, then run guest code."""
     number = read_once(cpu, cpu.own + REQUEST)
@@ -155,13 +155,13 @@ def enter_guest(cpu: Cpu) -> None:
         leave_guest(cpu)
 
 
-@kernel
+@inlined_kernel
 def request_pending(cpu: Cpu) -> int:
     """1 if somebody asked for something since the last entry: the guest must be left."""
     return read_once(cpu, cpu.own + REQUEST) != own(cpu, REQUEST_SEEN)
 
 
-@kernel
+@inlined_kernel
 def count_exit(cpu: Cpu) -> None:
     """Book a VM exit."""
     tally(cpu, N_EXITS, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mmu.hw.tlb import structure_fill, structure_lookup, tlb_fill
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel
 from mmu.machine.layout import (
     C_PML,
     N_PML_ENTRIES,
@@ -26,7 +26,7 @@ VIOLATION_NOT_PRESENT = 0
 VIOLATION_PERMISSION = -1
 
 
-@kernel
+@inlined_kernel
 def pml_log(cpu: Cpu, gfn: int) -> None:
     """Append to the vCPU's page-modification log; there is room, or the guest had exited."""
     index = own(cpu, PML_INDEX)
@@ -35,7 +35,7 @@ def pml_log(cpu: Cpu, gfn: int) -> None:
     tally(cpu, N_PML_ENTRIES, 1)
 
 
-@kernel
+@inlined_kernel
 def _set_accessed_dirty(cpu: Cpu, sptep: int, spte: int, gfn: int, access: int) -> int:
     """Set A, and D for a write; the entry as it is now, or 0 if it changed under the walker."""
     wanted = ACCESSED | DIRTY if access & ACCESS_WRITE != 0 else ACCESSED
@@ -48,7 +48,7 @@ def _set_accessed_dirty(cpu: Cpu, sptep: int, spte: int, gfn: int, access: int) 
     return spte | wanted
 
 
-@kernel
+@inlined_kernel
 def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
     """One walk; a grant, a VIOLATION_*, or -2 if the leaf changed and the walk must be repeated."""
     level = LEVEL_4K
@@ -76,7 +76,7 @@ def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
     return granted
 
 
-@kernel
+@inlined_kernel
 def walk(cpu: Cpu, gfn: int, access: int) -> int:
     """Translate `gfn` for `access`: the entry (positive; now cached), or a VIOLATION_*."""
     result = _walk_once(cpu, gfn, access)

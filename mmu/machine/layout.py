@@ -42,7 +42,11 @@ ACTORS_MAX = 4096  # the request walk and the 12-bit actor number in violation r
     C_GFN_COUNT,
     C_SLOTS,
     C_SLOT_COUNT,
-    C_TLB,  # offset in an actor's block
+    C_TLB,  # offsets in an actor's block: 4K, 2M, 1G, paging structures, end
+    C_TLB_2M,
+    C_TLB_1G,
+    C_TLB_PSC,
+    C_TLB_END,
     C_TLB_BITS_4K,  # log2 of the entries per page size, and of the paging-structure cache
     C_TLB_BITS_2M,
     C_TLB_BITS_1G,
@@ -59,7 +63,7 @@ ACTORS_MAX = 4096  # the request walk and the 12-bit actor number in violation r
     C_FLUSH_RANGE,
     C_BACKING_LEVEL,
     CONFIG_END,
-) = range(37)
+) = range(41)
 
 # --- Header: words that change, each group on lines of its own ---------------------------------
 

@@ -19,7 +19,7 @@ from mmu.machine.blocking import (
 from mmu.machine.conditions import LOCK_MODE, LOCK_ORDER, LOCK_SLEEP, LOCK_WRITERS, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     H_WRITE_LOCK,
     HELD,
@@ -50,7 +50,7 @@ LOCK_NAMES = {
 }
 
 
-@kernel
+@inlined_kernel
 def _take(cpu: Cpu, forbidden: int, mine: int) -> None:
     """Note that `mine` is held now; holding any of `forbidden` before is a wrong order."""
     held = own(cpu, HELD)
@@ -58,7 +58,7 @@ def _take(cpu: Cpu, forbidden: int, mine: int) -> None:
     set_own(cpu, HELD, held | mine)
 
 
-@kernel
+@inlined_kernel
 def _drop(cpu: Cpu, mine: int) -> None:
     """Note that `mine` is about to be released; it must be held."""
     held = own(cpu, HELD)
@@ -66,28 +66,28 @@ def _drop(cpu: Cpu, mine: int) -> None:
     set_own(cpu, HELD, held & ~mine)
 
 
-@kernel
+@inlined_kernel
 def assert_held(cpu: Cpu, wanted: int) -> None:
     """One of the locks in `wanted` must be held (lockdep_assert_held)."""
     held = own(cpu, HELD)
     warn(cpu, held & wanted == 0, LOCK_MODE, wanted, held, 0)
 
 
-@kernel
+@inlined_kernel
 def assert_may_sleep(cpu: Cpu) -> None:
     """Neither a spinning lock nor an RCU section may be held (might_sleep)."""
     held = own(cpu, HELD)
     warn(cpu, held & ~HELD_SLOTS != 0, LOCK_SLEEP, 0, held, 0)
 
 
-@kernel
+@inlined_kernel
 def mmu_read_lock(cpu: Cpu) -> None:
     """Shared mode of mmu_lock: every SPTE change is a cmpxchg from now on."""
     _take(cpu, HELD_MMU | HELD_PAGES | HELD_POOL | HELD_RCU, HELD_MMU_READ)
     acquire_when(cpu, MMU_LOCK, EXCLUSIVE, 0, SHARED_UNIT)
 
 
-@kernel
+@inlined_kernel
 def mmu_read_unlock(cpu: Cpu) -> None:
     """Leave shared mode."""
     _drop(cpu, HELD_MMU_READ)

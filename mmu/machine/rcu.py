@@ -9,7 +9,7 @@ from __future__ import annotations
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel
 from mmu.machine.layout import (
     C_SAMPLE_MASK,
     FAULT_NUMBER,
@@ -22,7 +22,7 @@ from mmu.machine.lock import HELD_RCU, assert_held
 from mmu.machine.primitives import config, cycles, emit, own, set_own, store_release, xchg
 
 
-@kernel
+@inlined_kernel
 def rcu_read_lock(cpu: Cpu) -> None:
     """Enter a read section; sections do not nest here."""
     xchg(cpu, cpu.own + RCU_SECTION, 1)
@@ -33,7 +33,7 @@ def rcu_read_lock(cpu: Cpu) -> None:
         set_own(cpu, RCU_BEGAN, cycles(cpu))
 
 
-@kernel
+@inlined_kernel
 def rcu_read_unlock(cpu: Cpu) -> None:
     """Leave it: pointers to tables are dead from here on."""
     assert_held(cpu, HELD_RCU)

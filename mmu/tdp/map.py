@@ -7,7 +7,7 @@ whoever loses a race gives the guest another try.
 from __future__ import annotations
 
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import C_HUGE_SPLIT, C_NX_HUGE_PAGES
 from mmu.machine.lock import HELD_MMU_READ, assert_held
 from mmu.machine.primitives import config, read_once, stopped
@@ -35,7 +35,7 @@ RET_PF_FIXED = 4
 RET_PF_SPURIOUS = 5
 
 
-@kernel
+@inlined_kernel
 def _install_leaf(
     cpu: Cpu, sptep: int, gfn: int, level: int, old: int, pfn: int, writable: int
 ) -> int:
@@ -83,7 +83,7 @@ def _make_room(cpu: Cpu, sptep: int, gfn: int, level: int, old: int) -> int:
     return FROZEN if is_present(now) else now
 
 
-@kernel
+@inlined_kernel
 def tdp_mmu_map(
     cpu: Cpu, root: int, gfn: int, access: int, requested: int, pfn: int, writable: int
 ) -> int:

@@ -8,7 +8,7 @@ and only if the flag is still set: somebody else may have removed the table alre
 from __future__ import annotations
 
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     NX_LIST,
     SP_NX_DISALLOWED,
@@ -45,7 +45,7 @@ def track_possible_nx_huge_page(cpu: Cpu, page: int) -> None:
     pages_unlock(cpu)
 
 
-@kernel
+@inlined_kernel
 def adjusted_goal(cpu: Cpu, spte: int, level: int, goal: int) -> int:
     """The goal level, one lower where a table stands that NX demanded (disallowed_hugepage_adjust).
 
