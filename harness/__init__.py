@@ -1,0 +1,3 @@
+"""Runs the model: processes, oracles, reports, the command line."""
+
+VERSION = "0.1.0"

@@ -38,6 +38,7 @@ class VmConfig:
     levels: int = 4
     tlb_bits: tuple[int, int, int, int] = (10, 8, 4, 6)
     pml_size: int = 512
+    workload_words: int = 0
 
     @property
     def actors(self) -> int:
@@ -58,6 +59,7 @@ class VmConfig:
             tlb_bits=self.tlb_bits,
             pml_size=self.pml_size,
             histograms=self.sample > 0,
+            workload_words=self.workload_words,
         )
 
     def memslots(self) -> tuple[tuple[int, int], ...]:
@@ -164,6 +166,7 @@ class Vm:
         words[at.C_USE_PML] = int(config.pml)
         words[at.C_NX_HUGE_PAGES] = int(config.nx_huge_pages)
         words[at.C_FLUSH_RANGE] = FLUSH[config.flush]
+        words[at.C_WORKLOAD] = layout.start("workload")
         words[at.C_BACKING_LEVEL] = config.backing_level
         for actor in range(config.actors):
             words[layout.actor(actor) + at.TLB_GENERATION] = 1

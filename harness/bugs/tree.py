@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from harness.errors import MachineError, UsageError
 from harness.report.store import TEMPORARY_PREFIX, sweep_temporaries
+from workloads.errors import MachineError, UsageError
 
 PACKAGES: Final = ("harness", "mmu", "workloads")
 TREE_VARIABLE: Final = "TDPRACE_TREE"

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
-from harness.errors import UsageError
 from harness.report import store, tables
+from workloads.errors import UsageError
 
 HELP: Final = "list, show and compare stored runs"
 
@@ -27,7 +27,7 @@ _LATENCY: Final = ("count", "sampled", "p50", "p99", "p999", "max")
 _LATENCY_COMPARED: Final = ("p50", "p99", "max")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str] = ()) -> None:
     """Adds the three actions and their options to the parser of `tdprace results`."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|compare")
     listing = actions.add_parser("list", help="the stored runs, newest first")

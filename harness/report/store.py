@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
-from harness.errors import MachineError, UsageError
+from workloads.errors import MachineError, UsageError
 
 Document = dict[str, Any]
 

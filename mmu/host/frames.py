@@ -18,13 +18,13 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_BACKING_LEVEL,
+    C_FRAME_PFN,
     C_FRAMES,
     C_GFN_BASE,
     C_GFN_COUNT,
     C_MAPPING,
     C_MARKS,
     C_NEWEST,
-    C_FRAME_PFN,
 )
 from mmu.machine.primitives import config, fetch_add, fetch_or, hint, read_once, set_hint
 from mmu.spte import ACCESS_WRITE, SPTE_R, SPTE_W, SPTE_X

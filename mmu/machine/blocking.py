@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
+from numba.core import cgutils
 from numba.extending import overload
 
 from mmu.machine import events
@@ -61,6 +63,7 @@ SHARED_MASK = 0xFFFF0000
 SYS_FUTEX = 202
 FUTEX_WAIT = 0
 FUTEX_WAKE = 1
+BRIEFLY_NS = 50_000_000
 
 
 # --- Raw accesses of the slow paths: no steps, since they only repeat what the step announced ---
@@ -88,6 +91,10 @@ def _futex_wait(cpu: Cpu, addr: int, value: int) -> None:
     raise RuntimeError("an interpreted actor cannot sleep: its scheduler runs it when it can go on")
 
 
+def _futex_wait_briefly(cpu: Cpu, addr: int, value: int) -> None:
+    raise RuntimeError("an interpreted actor cannot sleep")
+
+
 def _futex_wake(cpu: Cpu, addr: int) -> None:
     raise RuntimeError("interpreted actors do not sleep")
 
@@ -110,23 +117,33 @@ def _lower_raw_add(builder: Any, cpu: Any, operands: list[Any]) -> Any:
     return builder.atomic_rmw("add", pointer, operands[1], "seq_cst")
 
 
-def _futex_call(builder: Any, cpu: Any, addr: Any, operation: int, value: Any) -> None:
+def _futex_call(
+    builder: Any, cpu: Any, addr: Any, operation: int, value: Any, timeout: Any
+) -> None:
     # Futex words have 32 bits: the low half of ours, which comes first on x86-64.  No
     # FUTEX_PRIVATE: waiter and waker are different processes.
     pointer = builder.ptrtoint(word_pointer(builder, cpu.base, addr), I64)
-    arguments = [constant(SYS_FUTEX), pointer, constant(operation), value, constant(0)]
+    arguments = [constant(SYS_FUTEX), pointer, constant(operation), value, timeout]
     libc(builder, "syscall", I64, [*arguments, constant(0), constant(0)])
 
 
 @lowers(_futex_wait, 2, returns_value=False)
 def _lower_futex_wait(builder: Any, cpu: Any, operands: list[Any]) -> Any:
     low = builder.and_(operands[1], constant(0xFFFFFFFF))
-    _futex_call(builder, cpu, operands[0], FUTEX_WAIT, low)
+    _futex_call(builder, cpu, operands[0], FUTEX_WAIT, low, constant(0))
+
+
+@lowers(_futex_wait_briefly, 2, returns_value=False)
+def _lower_futex_wait_briefly(builder: Any, cpu: Any, operands: list[Any]) -> Any:
+    timeout = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))
+    builder.store(ir.Constant(ir.ArrayType(I64, 2), [0, BRIEFLY_NS]), timeout)
+    low = builder.and_(operands[1], constant(0xFFFFFFFF))
+    _futex_call(builder, cpu, operands[0], FUTEX_WAIT, low, builder.ptrtoint(timeout, I64))
 
 
 @lowers(_futex_wake, 1, returns_value=False)
 def _lower_futex_wake(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    _futex_call(builder, cpu, operands[0], FUTEX_WAKE, constant(0x7FFFFFFF))
+    _futex_call(builder, cpu, operands[0], FUTEX_WAKE, constant(0x7FFFFFFF), constant(0))
 
 
 # --- Slow paths ----------------------------------------------------------------------------------
@@ -236,6 +253,30 @@ def _wait_slow(cpu: Cpu, line: int, value: int) -> None:
         _raw_add(cpu, line + SLEEPERS, -1)
         if end:
             return
+
+
+@kernel
+def wait_briefly(cpu: Cpu, line: int, value: int) -> int:
+    """The supervisor's wait: sleep while the word is `value`, at most 50 ms; the word.
+
+    It returns to Python again and again, where signals and dead children are noticed; the event
+    count makes sure that the time-out hides no lost wake-up.
+    """
+    if raw_load(cpu, line) == value:
+        _raw_add(cpu, line + SLEEPERS, 1)
+        gate = raw_load(cpu, line + GATE)
+        if raw_load(cpu, line) == value:
+            _futex_wait_briefly(cpu, line + GATE, gate)
+        _raw_add(cpu, line + SLEEPERS, -1)
+    return raw_load(cpu, line)
+
+
+@kernel
+def add_and_wake(cpu: Cpu, line: int, amount: int) -> int:
+    """Add to a word that somebody may wait for; the new value."""
+    value = _raw_add(cpu, line, amount) + amount
+    wake(cpu, line)
+    return value
 
 
 # --- The primitives ------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
-KERNEL_FOLDERS = ("mmu", "workloads", "harness/watch")
+KERNEL_FOLDERS = ("mmu", "workloads/actors", "workloads/traces", "harness/watch")
 
 
 def model_hash() -> str:
@@ -65,8 +65,13 @@ class Kernel(Protocol):
 
     py_func: Callable[..., Any]
 
+    signatures: list[Any]
+
     def compile(self, signature: Any) -> Any:
         """Compile for one signature, or load it from the cache."""
+
+    def disable_compile(self) -> None:
+        """Refuse every other signature."""
 
 
 registry: list[Kernel] = []
@@ -108,6 +113,10 @@ def signature_of(compiled: Kernel) -> tuple[Any, ...]:
     return tuple(cpu_type if name == "cpu" else numba.int64 for name in names)
 
 
+def _name(compiled: Kernel) -> str:
+    return f"{compiled.py_func.__module__}.{compiled.py_func.__qualname__}"
+
+
 def warm(kernels: Iterable[Kernel], progress: Progress | None = None) -> float:
     """Compile or load `kernels`, callees first; returns the seconds that it took.
 
@@ -119,15 +128,24 @@ def warm(kernels: Iterable[Kernel], progress: Progress | None = None) -> float:
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     with open(CACHE_DIR / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        marker = CACHE_DIR / "complete"
-        if not marker.exists():
-            for done, each in enumerate(registry):
-                if progress is not None:
-                    progress(done, len(registry), time.monotonic() - began)
-                each.compile(signature_of(each))
+        compiled_list = CACHE_DIR / "compiled.txt"
+        known = set(compiled_list.read_text().split()) if compiled_list.exists() else set()
+        missing = [each for each in registry if _name(each) not in known]
+        for done, each in enumerate(missing):
             if progress is not None:
-                progress(len(registry), len(registry), time.monotonic() - began)
-            marker.touch()
+                progress(done, len(missing), time.monotonic() - began)
+            _compile(each)
+        if missing:
+            compiled_list.write_text("\n".join(sorted(known | {_name(each) for each in missing})))
+            if progress is not None:
+                progress(len(missing), len(missing), time.monotonic() - began)
         for each in wanted:
-            each.compile(signature_of(each))
+            _compile(each)
     return time.monotonic() - began
+
+
+def _compile(compiled: Kernel) -> None:
+    """Compile for the one signature; callers with bools or small integers convert to it."""
+    if not compiled.signatures:
+        compiled.compile(signature_of(compiled))
+        compiled.disable_compile()

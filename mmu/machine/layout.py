@@ -62,15 +62,16 @@ ACTORS_MAX = 4096  # the request walk and the 12-bit actor number in violation r
     C_NX_HUGE_PAGES,
     C_FLUSH_RANGE,
     C_BACKING_LEVEL,
+    C_WORKLOAD,  # words that the workload uses as it likes
     CONFIG_END,
-) = range(41)
+) = range(42)
 
 # --- Header: words that change, each group on lines of its own ---------------------------------
 
 # A lock is a line: the word, its event count, its sleepers, finished exclusive phases, its owner.
 GATE, SLEEPERS, PHASES, OWNER = range(1, 5)
 
-_LINES = [64 + LINE * i for i in range(20)]
+_LINES = [64 + LINE * i for i in range(19)]
 (
     MMU_LOCK,
     PAGES_LOCK,  # tdp_mmu_pages_lock: the possible-NX list
@@ -87,7 +88,6 @@ _LINES = [64 + LINE * i for i in range(20)]
     LOGGING,  # 1 while dirty logging is on
     WAITERS,  # drain hint: how many wait for others right now
     STOP_WORD,  # the harness wants everybody to end
-    COMMAND,  # the supervisor's phase number, with event count
     FINISHED,  # how many actors finished the phase, with event count
     HEADER_TEST,  # free for tests of single words
     HEADER_BENCH,
@@ -185,7 +185,6 @@ COUNTER_NAMES = (
     "lock_write_wait_ticks",
     "lock_read_wait_ticks_max",
     "lock_write_wait_ticks_max",
-    "records",
 )
 (
     N_ACCESSES,
@@ -224,10 +223,11 @@ COUNTER_NAMES = (
     N_LOCK_WRITE_WAIT,
     N_LOCK_READ_WAIT_MAX,
     N_LOCK_WRITE_WAIT_MAX,
-    N_RECORDS,
 ) = range(COUNTERS, COUNTERS + len(COUNTER_NAMES))
 COUNTERS_MAX_NAMES = ("lock_read_wait_ticks_max", "lock_write_wait_ticks_max")
-ACTOR_FIXED_WORDS = COUNTERS + 8 * LINE
+# The supervisor's phase number for this actor, with GATE and SLEEPERS.
+ACTOR_COMMAND = COUNTERS + 8 * LINE
+ACTOR_FIXED_WORDS = ACTOR_COMMAND + LINE
 
 # Latency histograms, one after the other at offset C_HISTOGRAMS.
 HISTOGRAM_NAMES = ("fault", "vcpu_block", "rcu_section", "remote_flush", "mmu_lock_write")
@@ -294,6 +294,7 @@ class Shape:
     tlb_bits: tuple[int, int, int, int] = (10, 8, 4, 6)  # 4K, 2M, 1G, paging structures
     pml_size: int = 512
     histograms: bool = True
+    workload_words: int = 0
 
 
 @dataclass
@@ -322,6 +323,7 @@ class Layout:
         self._place("actors", shape.actors * self.actor_stride)
         self._place("records", shape.table_pages * RECORD_WORDS)
         self._place("pool", shape.table_pages)
+        self._place("workload", shape.workload_words)
         self._place("slots", len(shape.slots) * SLOT_WORDS)
         for number, (_, pages) in enumerate(shape.slots):
             self._place(f"bitmap {number}", bitmap_words(pages))

@@ -34,9 +34,13 @@ class SharedBlock:
         return os.fstat(self.descriptor).st_blocks * 512
 
     def close(self) -> None:
-        """Drop the descriptor and this process' view; raises BufferError if another view lives."""
+        """Drop the descriptor and this object's view.
+
+        The mapping itself goes with the last view of it: closing it under a view that is still
+        in use would be refused, or worse, crash.
+        """
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
             self.words = np.zeros(0, np.int64)
-            self._map.close()
+            del self._map

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from harness.bugs import tree
-from harness.errors import MachineError, UsageError
+from workloads.errors import MachineError, UsageError
 
 ROOT = Path(__file__).parents[2]
 MAP = "mmu/tdp/map.py"

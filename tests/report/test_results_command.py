@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.cli import results
-from harness.errors import UsageError
+from workloads.errors import UsageError
 from harness.report import store
 
 OLD = "20260101T000000Z-stress-dirty-log-aaaaa1"
@@ -345,7 +345,7 @@ def test_what_open_run_wrote_is_found_again(
 
 def test_the_command_starts_without_the_heavy_libraries() -> None:
     code = (
-        "import sys, harness.cli.results, harness.bugs.tree, harness.units\n"
+        "import sys, harness.cli.results, harness.bugs.tree, workloads.units\n"
         "sys.exit(bool({'numba', 'numpy', 'tabulate', 'rich'} & set(sys.modules)))"
     )
     root = Path(__file__).parents[2]

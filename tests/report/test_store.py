@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import MachineError, UsageError
+from workloads.errors import MachineError, UsageError
 from harness.report import store
 
 ROOT = Path(__file__).parents[2]

@@ -13,21 +13,14 @@ import codecs
 import itertools
 import string
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def array_kernel(function: _Function) -> _Function:
-    """Compile a function of arrays and ints; the one place that says how."""
-    return cast(_Function, njit(cache=True, nogil=True)(function))
-
+from mmu.machine.kernel import array_kernel
 
 Accesses = npt.NDArray[np.int64]
 

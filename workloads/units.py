@@ -6,9 +6,10 @@ Spelled as the KVM selftests spell them. Every function takes the text of one op
 
 import math
 import re
+from collections.abc import Callable
 from typing import Final
 
-from harness.errors import UsageError
+from workloads.errors import UsageError
 
 SIZE_BYTES_MAX: Final = 2**63 - 1  # A size is an int64 in the model.
 DURATION_S_MAX: Final = 366 * 24 * 3600  # Longer is a typing error, and overflows timers.
@@ -55,6 +56,20 @@ def parse_size(text: str) -> int:
     if len(digits) > 19 or int(digits) << shift > SIZE_BYTES_MAX:
         raise UsageError(f"size {_quoted(text)} is too large; write less than 8388608T, as in 64M")
     return int(digits) << shift
+
+
+def whole(what: str, least: int, most: int) -> Callable[[str], int]:
+    """Parser of a whole number from `least` to `most`; `what` names it in the message."""
+
+    def parse(text: str) -> int:
+        digits = text.strip()
+        if not re.fullmatch(r"-?[0-9]{1,12}", digits):
+            raise UsageError(f"{_quoted(text)} is not a whole number; {what} is {least} to {most}")
+        if not least <= int(digits) <= most:
+            raise UsageError(f"{digits} is out of range: {what} is {least} to {most}")
+        return int(digits)
+
+    return parse
 
 
 def parse_duration(text: str) -> float:

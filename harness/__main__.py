@@ -1,0 +1,5 @@
+"""`python -m harness` is `tdprace`."""
+
+from harness.cli.main import script
+
+script()

@@ -1,0 +1,49 @@
+"""`tdprace list`: what there is to run and what watches it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from harness.cli.common import write_json
+from harness.oracles.verdict import ORACLES
+from harness.report.tables import render
+from mmu.policy import POLICIES
+from workloads.registry import WORKLOADS
+
+
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """--json."""
+    parser.add_argument("--json", metavar="FILE|-", help="write JSON; with -, print nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print workloads, policies and oracles."""
+    document: dict[str, Any] = {
+        "workloads": {name: text for name, (_, text) in WORKLOADS.items()},
+        "policies": {
+            name: {"what": text, "values": list(values)}
+            for name, (text, values) in POLICIES.items()
+        },
+        "oracles": {
+            each.NAME: {"property": each.PROPERTY, "in_stress": each.IN_STRESS} for each in ORACLES
+        },
+    }
+    write_json(args.json, document)
+    if args.json == "-":
+        return 0
+    print(
+        render(["workload", "what it does"], [list(each) for each in document["workloads"].items()])
+    )
+    print()
+    rows = [[name, ", ".join(values), text] for name, (text, values) in POLICIES.items()]
+    print(render(["policy", "values", "what it decides"], [list(row) for row in rows]))
+    print()
+    print(
+        render(
+            ["oracle", "property", "in stress"],
+            [[each.NAME, each.PROPERTY, each.IN_STRESS] for each in ORACLES],
+        )
+    )
+    return 0

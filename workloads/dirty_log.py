@@ -1,0 +1,138 @@
+"""`dirty-log`: the selftests' dirty_log_perf_test, with its flags, phases and printed lines.
+
+Populate; enable dirty logging; N times: every vCPU passes over its memory once, writing some
+pages, then the log is fetched; disable dirty logging.  "Iteration 1 dirty memory" is the phase
+that the 2022 tables (split on fault) compare: it holds the huge pages' splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
+from workloads.actors.vcpu import memstress_pass
+from workloads.errors import RunFailed, UsageError
+from workloads.options import add_machine, add_memory, add_vcpus, guest_pages, vm_config
+from workloads.plan import VCPU, VMM, Actor, Part, Phase, Plan
+from workloads.units import whole
+
+NAME = "dirty-log"
+HELP = "dirty_log_perf_test: populate, log writes, fetch the log, N times"
+POLICIES = ("huge-split", "flush", "dirty-log-mode")
+SLOTS_MAX = 512
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The selftest's flags, as far as they mean something here."""
+    add_vcpus(parser)
+    add_memory(parser)
+    parser.add_argument(
+        "-i",
+        "--iterations",
+        type=whole("iterations", 1, 10_000),
+        default=2,
+        metavar="N",
+        help="passes with logging on (default 2)",
+    )
+    parser.add_argument(
+        "-w",
+        "--write-percent",
+        type=whole("the write percentage", 0, 100),
+        default=100,
+        metavar="P",
+        help="share of accesses that write (default 100)",
+    )
+    parser.add_argument(
+        "-x",
+        "--slots",
+        type=whole("slots", 1, SLOTS_MAX),
+        default=1,
+        metavar="N",
+        help="memslots to divide the memory into (default 1)",
+    )
+    parser.add_argument(
+        "-a", "--random-access", action="store_true", help="pages at random, not in order"
+    )
+    parser.add_argument(
+        "-e",
+        dest="run_while_disabling",
+        action="store_true",
+        help="run the vCPUs while dirty logging is being disabled",
+    )
+    parser.add_argument(
+        "-g",
+        dest="dirty_log_mode",
+        action="store_const",
+        const="get",
+        help="fetching the log clears it, and logging covers all pages from the start: the"
+        " default here (unlike the selftest, whose default is manual protection)",
+    )
+    add_machine(parser, POLICIES)
+
+
+def _enable(actor: Actor) -> None:
+    for slot in range(actor.vm.config.slots):
+        if enable_dirty_log(actor.cpu, slot) != 0:
+            raise RunFailed(f"no page-table page is left to split memslot {slot}")
+
+
+def _disable(actor: Actor) -> None:
+    for slot in range(actor.vm.config.slots):
+        disable_dirty_log(actor.cpu, slot)
+
+
+def _get(actor: Actor) -> None:
+    for slot in range(actor.vm.config.slots):
+        get_dirty_log(actor.cpu, slot)
+
+
+def _summary(seconds: Mapping[str, float]) -> list[str]:
+    got = [value for name, value in seconds.items() if name.endswith("get dirty log")]
+    if not got:
+        return []
+    return [
+        f"Get dirty log over {len(got)} iterations took {sum(got):.9f}s."
+        f" (Avg {sum(got) / len(got):.9f}s/iteration)"
+    ]
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Derive VM and phases; raises UsageError if the options do not fit together."""
+    pages = guest_pages(args)
+    if pages % args.slots:
+        raise UsageError(f"-x {args.slots} does not divide {pages} pages: choose a divisor")
+    per_vcpu = pages if args.overlap else pages // args.vcpus
+    common = {
+        "pages": per_vcpu,
+        "partitioned": not args.overlap,
+        "seed": args.seed,
+    }
+    populate = memstress_pass(write_percent=100, **common)
+    dirty = memstress_pass(write_percent=args.write_percent, at_random=args.random_access, **common)
+    phases = [Phase("populate", "Populate memory time: {seconds}", {VCPU: populate})]
+    phases.append(Phase("enable", "Enabling dirty logging time: {seconds}\n", {VMM: _enable}))
+    for i in range(1, args.iterations + 1):
+        line = f"Iteration {i} dirty memory time: {{seconds}}"
+        phases.append(Phase(f"iteration {i} dirty memory", line, {VCPU: dirty}))
+        line = f"Iteration {i} get dirty log time: {{seconds}}"
+        phases.append(Phase(f"iteration {i} get dirty log", line, {VMM: _get}))
+    parts: dict[str, Part] = {VMM: _disable}
+    if args.run_while_disabling:
+        parts[VCPU] = dirty
+    phases.append(Phase("disable", "Disabling dirty logging time: {seconds}", parts))
+
+    return Plan(
+        workload=NAME,
+        vm=vm_config(args, pages, slots=args.slots),
+        roles=(VCPU,) * args.vcpus + (VMM,),
+        phases=tuple(phases),
+        headline="iteration 1 dirty memory",
+        counted=("enable", "iteration 1 dirty memory", "iteration 1 get dirty log"),
+        header=(
+            f"Test iterations: {args.iterations}",
+            "Testing guest mode: PA-bits:ANY, VA-bits:48,  4K pages",
+            f"Random seed: {args.seed}",
+        ),
+        summary=_summary,
+    )

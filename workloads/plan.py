@@ -1,0 +1,93 @@
+"""What a workload is: a VM, actors with roles, and phases in which each role has a part.
+
+A workload module has `NAME`, `HELP`, `add_arguments(parser)` and `plan(args)`; it knows nothing of
+processes, barriers or tables.  The harness runs its plan.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from mmu.machine.cpu import Cpu
+from mmu.vm import Vm, VmConfig
+
+VCPU = "vcpu"
+VMM = "vmm"  # the thread of the virtual machine monitor that calls ioctls
+
+
+class Actor(Protocol):
+    """One process of the run, as a part sees it."""
+
+    cpu: Cpu
+    vm: Vm
+    index: int  # within the role
+
+    def run(self, batch: Callable[..., int], *arguments: int) -> None:
+        """Call `batch(cpu, *arguments, limit)` until it has nothing left or the run stops."""
+
+    def stopping(self) -> bool:
+        """Whether the run is to end."""
+
+    def wait_until(self, ready: Callable[[], bool], line: int) -> bool:
+        """Sleep for word `line` until `ready()`; False if the run stops first."""
+
+    def report(self, name: str, value: int) -> None:
+        """A counter of the workload's own, for the run's document."""
+
+
+Part = Callable[[Actor], None]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One timed step of a workload: the part of each role that takes part in it.
+
+    `line` is what the selftest prints, with `{seconds}` for the time.
+    """
+
+    name: str
+    line: str
+    parts: Mapping[str, Part]
+
+
+Summary = Callable[[Mapping[str, float]], list[str]]
+
+
+def no_summary(seconds: Mapping[str, float]) -> list[str]:
+    """Nothing to say at the end."""
+    return []
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A workload, ready to run.
+
+    `headline` names the phase that tables compare, `counted` those whose counters are shown;
+    `header` and `summary` are the lines before and after the phases.
+    """
+
+    workload: str
+    vm: VmConfig
+    roles: tuple[str, ...]  # of actor 0, 1, ...
+    phases: tuple[Phase, ...]
+    headline: str
+    counted: tuple[str, ...]
+    header: tuple[str, ...] = ()
+    summary: Summary = no_summary
+
+
+class Workload(Protocol):
+    """A workload module."""
+
+    NAME: str
+    HELP: str
+    POLICIES: tuple[str, ...]  # policies that make a difference here
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the workload's options."""
+
+    def plan(self, args: argparse.Namespace) -> Plan:
+        """Derive everything from the options; raises UsageError if they do not fit together."""
