@@ -8,7 +8,7 @@ entries of these gfns.  In the other order a write between the two would be repo
 from __future__ import annotations
 
 from mmu.hw.tlb import EVERYTHING
-from mmu.hw.vcpu import flush_remote_tlbs, request_all
+from mmu.hw.vcpu import flush_remote_tlbs, request_all, synchronize_srcu
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
@@ -40,6 +40,7 @@ from mmu.machine.lock import (
 from mmu.machine.primitives import (
     config,
     emit,
+    fetch_add,
     fetch_or,
     own,
     read_once,
@@ -113,14 +114,15 @@ def _protect_slot(cpu: Cpu, slot: int) -> None:
 def enable_dirty_log(cpu: Cpu, number: int) -> int:
     """Start logging memslot `number` (kvm_mmu_slot_apply_flags); 0, or SPLIT_FAILED.
 
-    First the flag, and PML on in every vCPU, which needs each to leave the guest once; then
-    the leafs; then an unconditional flush before the caller hears of it.
+    First the flag; then every vCPU leaves the guest (PML is on when it enters again) and ends
+    the exit that it handles, since a fault that has read the old flag would install a writable
+    leaf behind our back; then the leafs; then an unconditional flush before the caller hears.
     """
     slot = slot_word(cpu, number)
     slots_lock(cpu)
     store_release(cpu, slot + SLOT_LOGGED, 1)
-    store_release(cpu, LOGGING, config(cpu, C_USE_PML))
-    request_all(cpu)
+    fetch_add(cpu, LOGGING, config(cpu, C_USE_PML))
+    synchronize_srcu(cpu)
     topup_table_cache(cpu, TABLE_CACHE_MAX)
     mmu_read_lock(cpu)
     base = config(cpu, slot + SLOT_BASE)
@@ -139,9 +141,9 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
 def disable_dirty_log(cpu: Cpu, number: int) -> None:
     """Stop logging memslot `number`; huge pages are not put together again yet."""
     slots_lock(cpu)
-    store_release(cpu, LOGGING, 0)
-    request_all(cpu)
     store_release(cpu, slot_word(cpu, number) + SLOT_LOGGED, 0)
+    fetch_add(cpu, LOGGING, -config(cpu, C_USE_PML))
+    synchronize_srcu(cpu)
     slots_unlock(cpu)
 
 

@@ -12,7 +12,7 @@ from mmu.dirty_log import drain_pml, publish_pml
 from mmu.fault import handle_page_fault
 from mmu.host.frames import access_frame
 from mmu.hw.tlb import tlb_lookup
-from mmu.hw.vcpu import count_exit, enter_guest, leave_guest, request_pending
+from mmu.hw.vcpu import SRCU_HELD, count_exit, enter_guest, leave_guest, request_pending
 from mmu.hw.walker import VIOLATION_PERMISSION, walk
 from mmu.machine import events
 from mmu.machine.blocking import again
@@ -72,9 +72,16 @@ def vcpu_load(cpu: Cpu) -> None:
 @inlined_kernel
 def vm_exit(cpu: Cpu) -> None:
     """Leave the guest; KVM drains the PML buffer at every exit."""
-    leave_guest(cpu)
+    leave_guest(cpu, SRCU_HELD)
     drain_pml(cpu)
     count_exit(cpu)
+
+
+@kernel
+def vcpu_put(cpu: Cpu) -> None:
+    """A last exit, after which the vCPU is at rest: nobody waits for it."""
+    vm_exit(cpu)
+    leave_guest(cpu, 0)
 
 
 @kernel
@@ -159,7 +166,7 @@ def quiet_point(cpu: Cpu) -> None:
     The harness's, not the VM's: no exit is counted and the PML buffer keeps its index.
     """
     warn(cpu, own(cpu, HELD) != 0, LOCK_HELD, 0, own(cpu, HELD), 0)
-    leave_guest(cpu)
+    leave_guest(cpu, 0)
     publish_pml(cpu)
     yield_core(cpu)
     now = cycles(cpu)

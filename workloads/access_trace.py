@@ -11,7 +11,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from mmu.guest import vcpu_load, vm_exit
+from mmu.guest import vcpu_load, vcpu_put
 from mmu.machine.blocking import raw_load
 from mmu.machine.cpu import Cpu
 from mmu.machine.layout import PHASE_WORK, WORK_DONE
@@ -124,7 +124,7 @@ def _replayer(split: bool) -> Part:
         while not actor.stopping():
             if raw_load(cpu, published) <= number:
                 # Asleep outside the guest: nobody has to wait for this vCPU meanwhile.
-                vm_exit(cpu)
+                vcpu_put(cpu)
                 actor.wait_until(partial(_has, cpu, published, number), published)
                 vcpu_load(cpu)
                 continue
@@ -138,7 +138,7 @@ def _replayer(split: bool) -> Part:
             consume(cpu, actor.index, number)
             dealt += length
             number += 1
-        vm_exit(cpu)
+        vcpu_put(cpu)
 
     return part
 

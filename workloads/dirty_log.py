@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of accesses that write (default 100)",
     )
     parser.add_argument(
+        "--write-regions",
+        type=whole("the regions", 1, 1 << 20),
+        default=1,
+        metavar="N",
+        help="write only in the first of every N 2M-regions (default 1: everywhere)",
+    )
+    parser.add_argument(
         "-x",
         "--slots",
         type=whole("slots", 1, SLOTS_MAX),
@@ -109,7 +116,12 @@ def plan(args: argparse.Namespace) -> Plan:
         "seed": args.seed,
     }
     populate = memstress_pass(write_percent=100, **common)
-    dirty = memstress_pass(write_percent=args.write_percent, at_random=args.random_access, **common)
+    dirty = memstress_pass(
+        write_percent=args.write_percent,
+        at_random=args.random_access,
+        regions=args.write_regions,
+        **common,
+    )
     phases = [Phase("populate", "Populate memory time: {seconds}", {VCPU: populate})]
     phases.append(Phase("enable", "Enabling dirty logging time: {seconds}\n", {VMM: _enable}))
     for i in range(1, args.iterations + 1):

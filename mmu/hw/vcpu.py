@@ -1,6 +1,7 @@
 """A vCPU as hardware and KVM's entry code see it: modes, requests, remote flushes.
 
-The state word is `acknowledged request number << 2 | mode`; only the vCPU writes it.  Others ask
+The state word is `acknowledged request number << 3 | SRCU held << 2 | mode`; only the vCPU writes
+it.  Others ask
 by adding to the vCPU's `REQUEST` word and wait only for vCPUs that are in guest mode:
 
     requester: what is asked for; REQUEST += 1; read state; in guest and not acknowledged: wait
@@ -9,6 +10,9 @@ by adding to the vCPU's `REQUEST` word and wait only for vCPUs that are in guest
 The xchg is the full barrier that this pair needs on the vCPU's side (store buffering: without it
 both could read the other's old value); the requester's add is one already.  A vCPU outside the
 guest need not be waited for: it serves every request before it runs guest code again.
+
+While a vCPU handles an exit it is an SRCU reader of the memslots, from the exit to the next entry
+(as in vcpu_enter_guest); whoever has changed a memslot waits for these too.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from mmu.machine.layout import (
     VCPU_STATE,
     WAITERS,
 )
+from mmu.machine.lock import assert_may_sleep
 from mmu.machine.primitives import (
     cmpxchg,
     config,
@@ -57,7 +62,8 @@ OUTSIDE_GUEST_MODE = 0
 IN_GUEST_MODE = 1
 EXITING_GUEST_MODE = 2
 READING_SHADOW_PAGE_TABLES = 3
-REQUEST_SHIFT = 2
+SRCU_HELD = 4
+REQUEST_SHIFT = 3
 
 
 @kernel
@@ -79,31 +85,42 @@ def _ask_for_flush(cpu: Cpu, vcpu: int, gfn: int, order: int) -> None:
 
 
 @kernel
-def _wait_for_vcpu(cpu: Cpu, vcpu: int) -> None:
-    """Until the vCPU is outside the guest or has served the requests made so far."""
+def _wait_for_vcpu(cpu: Cpu, vcpu: int, busy: int) -> None:
+    """Until the vCPU is in none of the `busy` states or has served the requests made so far."""
     wanted = read_once(cpu, vcpu + REQUEST)
     state = read_once(cpu, vcpu + VCPU_STATE)
-    while (
-        state & MODE_MASK == IN_GUEST_MODE and state >> REQUEST_SHIFT < wanted and not stopped(cpu)
-    ):
+    while state & busy != 0 and state >> REQUEST_SHIFT < wanted and not stopped(cpu):
         wait_while(cpu, vcpu + VCPU_STATE, state)
         state = read_once(cpu, vcpu + VCPU_STATE)
 
 
 @kernel
-def request_all(cpu: Cpu) -> None:
-    """Make every vCPU leave the guest once, and wait until each has (kvm_make_all_cpus_request).
-
-    All are asked before the first is waited for, so the total is the slowest, not the sum.
-    """
+def _request_all(cpu: Cpu, busy: int) -> None:
+    """Ask every vCPU, then wait for each; the total is the slowest, not the sum."""
     vcpus = config(cpu, C_VCPUS)
     for i in range(vcpus):
         fetch_add(cpu, actor_block(cpu, i) + REQUEST, 1)
     # The drain hint: whoever is between two slices of work gives up its core sooner.
     count(cpu, WAITERS, 1)
     for i in range(vcpus):
-        _wait_for_vcpu(cpu, actor_block(cpu, i))
+        _wait_for_vcpu(cpu, actor_block(cpu, i), busy)
     count(cpu, WAITERS, -1)
+
+
+@kernel
+def request_all(cpu: Cpu) -> None:
+    """Make every vCPU leave the guest once (kvm_make_all_cpus_request); may hold mmu_lock."""
+    _request_all(cpu, IN_GUEST_MODE)
+
+
+@kernel
+def synchronize_srcu(cpu: Cpu) -> None:
+    """Until no vCPU handles an exit, or runs guest code, that began before this call.
+
+    Never under mmu_lock: a vCPU that handles a fault may wait for it.
+    """
+    assert_may_sleep(cpu)
+    _request_all(cpu, IN_GUEST_MODE | SRCU_HELD)
 
 
 @kernel
@@ -130,14 +147,17 @@ def _serve_requests(cpu: Cpu, number: int) -> None:
     if block != 0:
         flush_tlb_block(cpu, block)
     # KVM_REQ_UPDATE_CPU_DIRTY_LOGGING
-    set_own(cpu, PML_ON, read_once(cpu, LOGGING))
+    set_own(cpu, PML_ON, int(read_once(cpu, LOGGING) != 0))
     set_own(cpu, REQUEST_SEEN, number)
 
 
 @inlined_kernel
-def leave_guest(cpu: Cpu) -> None:
-    """Stop running guest code; whoever waits for that goes on."""
-    xchg(cpu, cpu.own + VCPU_STATE, own(cpu, REQUEST_SEEN) << REQUEST_SHIFT | OUTSIDE_GUEST_MODE)
+def leave_guest(cpu: Cpu, srcu: int) -> None:
+    """Stop running guest code; whoever waits for that goes on.
+
+    With `srcu` SRCU_HELD an exit is handled next, with 0 the vCPU comes to rest.
+    """
+    xchg(cpu, cpu.own + VCPU_STATE, own(cpu, REQUEST_SEEN) << REQUEST_SHIFT | srcu)
     wake(cpu, cpu.own + VCPU_STATE)
 
 
@@ -149,10 +169,11 @@ def enter_guest(cpu: Cpu) -> None:
         if number != own(cpu, REQUEST_SEEN):
             _serve_requests(cpu, number)
         xchg(cpu, cpu.own + VCPU_STATE, number << REQUEST_SHIFT | IN_GUEST_MODE)
+        wake(cpu, cpu.own + VCPU_STATE)
         number = read_once(cpu, cpu.own + REQUEST)
         if number == own(cpu, REQUEST_SEEN) or stopped(cpu):
             return
-        leave_guest(cpu)
+        leave_guest(cpu, SRCU_HELD)
 
 
 @inlined_kernel

@@ -85,7 +85,7 @@ _LINES = [64 + LINE * i for i in range(19)]
     STAT_TABLES,  # tables linked below the root
     STAT_NX_SPLITS,
     NX_LIST,  # head of possible_nx_huge_pages (under PAGES_LOCK): a table page, 0 if empty
-    LOGGING,  # 1 while dirty logging is on
+    LOGGING,  # nr_memslots_dirty_logging, where that switches PML on
     WAITERS,  # drain hint: how many wait for others right now
     STOP_WORD,  # the harness wants everybody to end
     FINISHED,  # how many actors finished the phase, with event count

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from harness.cli import results
-from workloads.errors import UsageError
 from harness.report import store
+from workloads.errors import UsageError
 
 OLD = "20260101T000000Z-stress-dirty-log-aaaaa1"
 NEW = "20260202T000000Z-stress-dirty-log-bbbbb2"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from workloads.errors import MachineError, UsageError
 from harness.report import store
+from workloads.errors import MachineError, UsageError
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = {"schema": 1, "command": "stress", "workload": "dirty-log"}

@@ -18,6 +18,7 @@ RANDOM_MASK = (1 << 48) - 1
 RANDOM_MULTIPLIER = 0x5DEECE66D
 RANDOM_INCREMENT = 11
 RANDOM_SHIFT = 17
+REGION_SHIFT = 9  # 2 MiB of 4K pages
 
 
 def random_seed(seed: int) -> int:
@@ -33,12 +34,20 @@ def next_random(state: int) -> int:
 
 @kernel
 def memstress_batch(
-    cpu: Cpu, first: int, pages: int, write_percent: int, at_random: int, kind: int, limit: int
+    cpu: Cpu,
+    first: int,
+    pages: int,
+    write_percent: int,
+    at_random: int,
+    kind: int,
+    regions: int,
+    limit: int,
 ) -> int:
     """Go on with a pass over `pages` pages from gfn `first`; how many are left.
 
     At most `limit` accesses, so that Python gets a word in.  `kind` is the access of a page that
-    is not written: ACCESS_READ, or ACCESS_EXECUTE with `write_percent` 0.
+    is not written: ACCESS_READ, or ACCESS_EXECUTE with `write_percent` 0.  Of `regions`
+    consecutive 2M regions only the first is ever written (1: all are).
     """
     done = own(cpu, WORK_DONE)
     state = own(cpu, RANDOM)
@@ -53,7 +62,8 @@ def memstress_batch(
             access = kind
             if write_percent > 0:
                 state = next_random(state)
-                if (state >> RANDOM_SHIFT) % 100 < write_percent:
+                writable = (page >> REGION_SHIFT) % regions == 0
+                if writable and (state >> RANDOM_SHIFT) % 100 < write_percent:
                     access = ACCESS_WRITE
             guest_access(cpu, first + page, access)
             done += 1

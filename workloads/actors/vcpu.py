@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmu.guest import vcpu_load, vm_exit
+from mmu.guest import vcpu_load, vcpu_put
 from mmu.machine.layout import PHASE_WORK, RANDOM, WORK_DONE
 from mmu.machine.primitives import own, set_own
 from mmu.spte import ACCESS_READ
@@ -18,6 +18,7 @@ def memstress_pass(
     at_random: bool = False,
     kind: int = ACCESS_READ,
     seed: int = 0,
+    regions: int = 1,
 ) -> Part:
     """A pass over `pages` pages: the vCPU's own part of memory, or all of it.
 
@@ -32,7 +33,7 @@ def memstress_pass(
         if own(cpu, RANDOM) == 0:
             set_own(cpu, RANDOM, random_seed(seed + actor.index))
         vcpu_load(cpu)
-        actor.run(memstress_batch, first, pages, write_percent, int(at_random), kind)
-        vm_exit(cpu)
+        actor.run(memstress_batch, first, pages, write_percent, int(at_random), kind, regions)
+        vcpu_put(cpu)
 
     return part
