@@ -20,7 +20,7 @@ from tests.bench import measure
 from tests.bench.kernels import empty_hook
 from tests.bench.measure import Contestant, Waits
 from tests.bench.twin import Twin, compiler
-from tests.bench.workers import WorkerFailed
+from workloads.errors import RunFailed
 
 CAS_RATIO_MIN = 0.95
 POPULATE_RATIO_MIN = 0.9
@@ -64,7 +64,9 @@ class Report:
     def at_most(self, what: str, reached_us: float, wanted_us: float) -> None:
         """A time that must not be longer."""
         miss = "met" if reached_us <= wanted_us else f"missed, {reached_us / wanted_us:.1f} times"
-        self.verdicts.append(f"{what}: {reached_us:.1f} us, target at most {wanted_us:g} us: {miss}")
+        self.verdicts.append(
+            f"{what}: {reached_us:.1f} us, target at most {wanted_us:g} us: {miss}"
+        )
 
 
 def in_turns(
@@ -97,7 +99,10 @@ def bench_cas(twin: Twin, effort: Effort, report: Report) -> None:
         ratios = [mine / theirs for mine, theirs in zip(model, c, strict=True)]
         rows.append([name, spread(c, 1), spread(model, 1), spread(ratios, 3)])
         report.at_least(f"CAS, {name}, model / C", float(np.median(ratios)), CAS_RATIO_MIN)
-    print(f"\nCompare-and-swap loops, successes in M/s (median [quartiles] of {len(c)} pairs)\n")
+    print(
+        f"\nCompare-and-swap loops, successes in M/s of CPU time"
+        f" (median [quartiles] of {len(c)} pairs)\n"
+    )
     print(tabulate(rows, ["CAS", "C", "model", "model / C"], "github"))
 
 
@@ -121,7 +126,9 @@ def bench_populate(twin: Twin, effort: Effort, report: Report) -> None:
         figures = [spread(each, 1) for each in (c, model)]
         hooks = [spread(hooked, 1), spread(prices, 2)]
         rows.append([name, *figures, spread(ratios, 3), *hooks])
-        report.at_least(f"populate, {name}, model / C", float(np.median(ratios)), POPULATE_RATIO_MIN)
+        report.at_least(
+            f"populate, {name}, model / C", float(np.median(ratios)), POPULATE_RATIO_MIN
+        )
     print(
         f"\nPopulating {effort.populate_pages:,} 4K pages per process, ns of CPU time per page"
         f" (median [quartiles] of {len(c)} turns; host memory mapped before)\n"
@@ -150,7 +157,9 @@ def _waits_row(name: str, waits: Waits) -> list[str]:
 
 
 def _progress(done: int, total: int, seconds: float) -> None:
-    print(f"\rcompiling {done}/{total}, {seconds:.0f} s", end="", file=sys.stderr, flush=True)
+    end = "\n" if done == total else ""
+    if sys.stderr.isatty() or end:
+        print(f"\rcompiled {done}/{total}, {seconds:.0f} s", end=end, file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -169,7 +178,7 @@ def main() -> int:
         bench_cas(twin, effort, report)
         bench_populate(twin, effort, report)
         bench_waiting(effort, report)
-    except (WorkerFailed, RuntimeError, OSError) as error:
+    except (RunFailed, RuntimeError, OSError) as error:
         print(f"tests.bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

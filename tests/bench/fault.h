@@ -32,10 +32,17 @@ static inline word make_leaf(word pfn, word level, int host_writable, int execut
 	return spte;
 }
 
-static inline word make_nonleaf(word page) { return MMU_PRESENT | RWX | ACCESSED | page << PFN_SHIFT; }
+static inline word make_nonleaf(word page)
+{
+	return MMU_PRESENT | RWX | ACCESSED | page << PFN_SHIFT;
+}
 
 static inline word level_shift(struct cpu cpu, word level) { return cpu.bits * (level - 1); }
-static inline word pages_of(struct cpu cpu, word level) { return (word)1 << level_shift(cpu, level); }
+
+static inline word pages_of(struct cpu cpu, word level)
+{
+	return (word)1 << level_shift(cpu, level);
+}
 
 static inline word index_of(struct cpu cpu, word gfn, word level)
 {
@@ -52,7 +59,10 @@ static inline word table_of_page(struct cpu cpu, word page)
 	return config(cpu, C_TABLES) + (page << cpu.bits);
 }
 
-static inline word child_table(struct cpu cpu, word spte) { return table_of_page(cpu, pfn_of(spte)); }
+static inline word child_table(struct cpu cpu, word spte)
+{
+	return table_of_page(cpu, pfn_of(spte));
+}
 
 static inline word *record_of(struct cpu cpu, word page)
 {
@@ -113,7 +123,8 @@ static inline void free_unlinked_table(struct cpu cpu, word page)
 	cpu.own[N_TABLES_ALLOCATED]--;
 }
 
-static inline void init_child_sp(struct cpu cpu, word page, word gfn, word level, word nx_disallowed)
+static inline void init_child_sp(struct cpu cpu, word page, word gfn, word level,
+				 word nx_disallowed)
 {
 	word *record = record_of(cpu, page);
 
@@ -136,7 +147,7 @@ static inline void check_leaf(struct cpu cpu, word *sptep, word gfn, word old, w
 }
 
 static inline void handle_changed_spte(struct cpu cpu, word *sptep, word gfn, word old, word new,
-				word level)
+				       word level)
 {
 	int was_leaf = is_present(old) && is_leaf(old, level);
 	int is_leaf_now = is_present(new) && is_leaf(new, level);
@@ -158,7 +169,8 @@ static inline void handle_changed_spte(struct cpu cpu, word *sptep, word gfn, wo
 }
 
 /* DONE, or the entry's present value: then nothing was changed. */
-static inline word set_spte_atomic(struct cpu cpu, word *sptep, word gfn, word level, word old, word new)
+static inline word set_spte_atomic(struct cpu cpu, word *sptep, word gfn, word level, word old,
+				   word new)
 {
 	word seen;
 
@@ -189,8 +201,8 @@ static inline word link_sp(struct cpu cpu, word *sptep, word gfn, word level, wo
 
 /* --- Mapping ---------------------------------------------------------------------------------- */
 
-static inline word install_leaf(struct cpu cpu, word *sptep, word gfn, word level, word old, word pfn,
-			 int writable)
+static inline word install_leaf(struct cpu cpu, word *sptep, word gfn, word level, word old,
+				word pfn, int writable)
 {
 	word first = round_gfn(cpu, gfn, level);
 	int executable = level == LEVEL_4K || config(cpu, C_NX_HUGE_PAGES) == 0;
@@ -205,7 +217,7 @@ static inline word install_leaf(struct cpu cpu, word *sptep, word gfn, word leve
 
 /* Word index of the new table, 0: somebody was faster. */
 static inline word make_table(struct cpu cpu, word *sptep, word gfn, word level, word old,
-		       int nx_disallowed)
+			      int nx_disallowed)
 {
 	word first = round_gfn(cpu, gfn, level), page = alloc_table(cpu);
 
@@ -228,8 +240,8 @@ static inline word adjusted_goal(struct cpu cpu, word spte, word level, word goa
 	return goal;
 }
 
-static inline word tdp_mmu_map(struct cpu cpu, word root, word gfn, word access, word requested, word pfn,
-			int writable)
+static inline word tdp_mmu_map(struct cpu cpu, word root, word gfn, word access, word requested,
+			       word pfn, int writable)
 {
 	int huge_disallowed = (access & ACCESS_EXECUTE) && config(cpu, C_NX_HUGE_PAGES) != 0;
 	word goal = huge_disallowed ? LEVEL_4K : requested, table = root, spte, *sptep;

@@ -40,7 +40,7 @@ def use_pages(cpu: Cpu, first: int, pages: int, passes: int) -> None:
         if should_stop(cpu):
             return
         set_own(cpu, WORK_DONE, 0)
-        memstress_batch(cpu, first, pages, WRITE_PERCENT, 0, ACCESS_READ, BATCH_MAX)
+        memstress_batch(cpu, first, pages, WRITE_PERCENT, 0, ACCESS_READ, 1, BATCH_MAX)
 
 
 @kernel
@@ -72,7 +72,7 @@ def fault_pages(cpu: Cpu, first: int, pages: int, passes: int) -> None:
         if should_stop(cpu):
             return
         set_own(cpu, WORK_DONE, 0)
-        memstress_batch(cpu, first, pages, WRITE_PERCENT, 0, ACCESS_READ, BATCH_MAX)
+        memstress_batch(cpu, first, pages, WRITE_PERCENT, 0, ACCESS_READ, 1, BATCH_MAX)
         _drop_pages(cpu, first, first + pages)
 
 

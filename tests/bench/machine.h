@@ -26,12 +26,36 @@ struct cpu {
 
 /* --- Primitives ----------------------------------------------------------------------------- */
 
-static inline word read_once(const word *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
-static inline void write_once(word *at, word value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
-static inline word xchg(word *at, word value) { return __atomic_exchange_n(at, value, __ATOMIC_SEQ_CST); }
-static inline word fetch_add(word *at, word n) { return __atomic_fetch_add(at, n, __ATOMIC_SEQ_CST); }
-static inline word hint(const word *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
-static inline void set_hint(word *at, word value) { __atomic_store_n(at, value, __ATOMIC_RELAXED); }
+static inline word read_once(const word *at)
+{
+	return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+}
+
+static inline void write_once(word *at, word value)
+{
+	__atomic_store_n(at, value, __ATOMIC_RELEASE);
+}
+
+static inline word xchg(word *at, word value)
+{
+	return __atomic_exchange_n(at, value, __ATOMIC_SEQ_CST);
+}
+
+static inline word fetch_add(word *at, word amount)
+{
+	return __atomic_fetch_add(at, amount, __ATOMIC_SEQ_CST);
+}
+
+/* For advice only: nothing correct depends on it. */
+static inline word hint(const word *at)
+{
+	return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
+
+static inline void set_hint(word *at, word value)
+{
+	__atomic_store_n(at, value, __ATOMIC_RELAXED);
+}
 
 /* Returns the value seen: `old` if it was replaced. */
 static inline word cmpxchg(word *at, word old, word new)
@@ -43,14 +67,15 @@ static inline word cmpxchg(word *at, word old, word new)
 static inline word config(struct cpu cpu, word index) { return cpu.words[index]; }
 static inline word cycles(void) { return (word)__rdtsc(); }
 
-__attribute__((noreturn, cold)) static void outside(const char *what)
+__attribute__((noreturn, cold))
+static void outside(const char *what)
 {
 	fprintf(stderr, "the C twin does not model %s\n", what);
 	abort();
 }
 
-__attribute__((noinline, cold)) static void record(struct cpu cpu, word condition, word a, word b,
-						   word c)
+__attribute__((noinline, cold))
+static void record(struct cpu cpu, word condition, word a, word b, word c)
 {
 	if (cpu.own[VIOLATIONS] == 0) {
 		cpu.own[VIOLATION_CONDITION] = condition;
@@ -143,8 +168,8 @@ static inline void count_wait(struct cpu cpu, word *line, word amount, word tick
 		*longest = ticks;
 }
 
-__attribute__((noinline, cold)) static void acquire_slow(struct cpu cpu, word *line, word mask,
-							  word amount)
+__attribute__((noinline, cold))
+static void acquire_slow(struct cpu cpu, word *line, word mask, word amount)
 {
 	word began = cycles(), phase = read_once(line + PHASES), gate;
 	int got = 0;

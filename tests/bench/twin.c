@@ -24,8 +24,9 @@ static inline word *place_of(struct cpu cpu, word number, word tag_number)
 static inline word cache_lookup(struct cpu cpu, word number, word tag_number)
 {
 	word *place = place_of(cpu, number, tag_number);
+	word tag = tag_number << TLB_GENERATION_BITS | cpu.own[TLB_GENERATION];
 
-	return place[0] == (tag_number << TLB_GENERATION_BITS | cpu.own[TLB_GENERATION]) ? place[1] : 0;
+	return place[0] == tag ? place[1] : 0;
 }
 
 static inline void cache_fill(struct cpu cpu, word number, word tag_number, word value)
@@ -111,9 +112,9 @@ static inline int request_pending(struct cpu cpu)
 	return read_once(&cpu.own[REQUEST]) != cpu.own[REQUEST_SEEN];
 }
 
-static inline void leave_guest(struct cpu cpu)
+static inline void leave_guest(struct cpu cpu, word srcu)
 {
-	xchg(&cpu.own[VCPU_STATE], cpu.own[REQUEST_SEEN] << REQUEST_SHIFT | OUTSIDE_GUEST_MODE);
+	xchg(&cpu.own[VCPU_STATE], cpu.own[REQUEST_SEEN] << REQUEST_SHIFT | srcu);
 	wake(&cpu.own[VCPU_STATE]);
 }
 
@@ -125,16 +126,17 @@ static inline void enter_guest(struct cpu cpu)
 		if (number != cpu.own[REQUEST_SEEN])
 			outside("requests to a vCPU");
 		xchg(&cpu.own[VCPU_STATE], number << REQUEST_SHIFT | IN_GUEST_MODE);
+		wake(&cpu.own[VCPU_STATE]);
 		number = read_once(&cpu.own[REQUEST]);
 		if (number == cpu.own[REQUEST_SEEN])
 			return;
-		leave_guest(cpu);
+		leave_guest(cpu, SRCU_HELD);
 	}
 }
 
 static inline void vm_exit(struct cpu cpu)
 {
-	leave_guest(cpu);
+	leave_guest(cpu, SRCU_HELD);
 	if (cpu.own[PML_INDEX] != 0)
 		outside("the page-modification log");
 	cpu.own[N_EXITS]++;
@@ -186,8 +188,9 @@ static inline word translate(struct cpu cpu, word gfn, word access)
 static inline void access_frame(struct cpu cpu, word gfn, word pfn, word access)
 {
 	word relative = gfn - config(cpu, C_GFN_BASE), frame = pfn - config(cpu, C_FRAME_PFN);
-	word *newest_word = &cpu.words[config(cpu, C_NEWEST) + relative], newest = hint(newest_word);
-	word *at = &cpu.words[config(cpu, C_FRAMES) + frame], seen, now, owner, value;
+	word *newest_word = &cpu.words[config(cpu, C_NEWEST) + relative];
+	word *at = &cpu.words[config(cpu, C_FRAMES) + frame];
+	word newest = hint(newest_word), seen, now, owner, value, behind;
 
 	if (access & ACCESS_WRITE) {
 		seen = fetch_add(at, VALUE_ONE);
@@ -198,7 +201,8 @@ static inline void access_frame(struct cpu cpu, word gfn, word pfn, word access)
 	owner = (seen & OWNER_MASK) ^ frame;
 	warn(cpu, owner != relative, MAPPING_OWNER, gfn, pfn, owner + config(cpu, C_GFN_BASE));
 	value = seen >> VALUE_SHIFT & VALUE_MASK;
-	warn(cpu, ((value - newest) & VALUE_MASK) > VALUE_MASK >> 1, MEMORY_OLDER, gfn, value, newest);
+	behind = (value - newest) & VALUE_MASK;
+	warn(cpu, behind > VALUE_MASK >> 1, MEMORY_OLDER, gfn, value, newest);
 	value = now >> VALUE_SHIFT & VALUE_MASK;
 	if (value != newest)
 		set_hint(newest_word, value);
@@ -237,7 +241,7 @@ static inline int quiet_due(struct cpu cpu)
 static inline void quiet_point(struct cpu cpu)
 {
 	warn(cpu, cpu.own[HELD] != 0, LOCK_HELD, 0, cpu.own[HELD], 0);
-	leave_guest(cpu);
+	leave_guest(cpu, 0);
 	if (cpu.own[PML_PUBLISHED] != cpu.own[PML_INDEX])
 		outside("the page-modification log");
 	sched_yield();
@@ -268,7 +272,8 @@ void twin_vcpu_load(word *words, word own, word id, word geometry)
 
 /* One batch of the selftests' memstress; how many pages are left. */
 word twin_memstress_batch(word *words, word own, word id, word geometry, word first, word pages,
-			  word write_percent, word at_random, word kind, word limit)
+			  word write_percent, word at_random, word kind, word regions,
+			  word limit)
 {
 	struct cpu cpu = cpu_of(words, own, id, geometry);
 	word done = cpu.own[WORK_DONE], state = cpu.own[RANDOM], batch, page, access;
@@ -285,7 +290,8 @@ word twin_memstress_batch(word *words, word own, word id, word geometry, word fi
 			access = kind;
 			if (write_percent > 0) {
 				state = next_random(state);
-				if ((state >> RANDOM_SHIFT) % 100 < write_percent)
+				if ((page >> REGION_SHIFT) % regions == 0 &&
+				    (state >> RANDOM_SHIFT) % 100 < write_percent)
 					access = ACCESS_WRITE;
 			}
 			guest_access(cpu, first + page, access);

@@ -96,13 +96,13 @@ def _build(changed: Mapping[str, int]) -> ctypes.CDLL:
 
 
 class Twin:
-    """The C twin's functions, called as the model's are; `changed` constants make it a wrong one."""
+    """The C twin's functions, called as the model's; `changed` constants make it a wrong one."""
 
     def __init__(self, changed: Mapping[str, int] | None = None) -> None:
         self._library = _build(changed or {})
         for name, arguments, result in (
             ("twin_vcpu_load", 4, None),
-            ("twin_memstress_batch", 10, ctypes.c_int64),
+            ("twin_memstress_batch", 11, ctypes.c_int64),
             ("twin_cas_loop", 3, None),
         ):
             function = getattr(self._library, name)
@@ -121,12 +121,13 @@ class Twin:
         write_percent: int,
         at_random: int,
         kind: int,
+        regions: int,
         limit: int,
     ) -> int:
         """As `workloads.actors.memstress.memstress_batch`."""
         head = (cpu.base, cpu.own, cpu.id, cpu.geometry)
         batch = self._library.twin_memstress_batch
-        return int(batch(*head, first, pages, write_percent, at_random, kind, limit))
+        return int(batch(*head, first, pages, write_percent, at_random, kind, regions, limit))
 
     def cas_loop(self, cpu: Cpu, word: int, wanted: int) -> None:
         """As `tests.bench.kernels.cas_loop`."""

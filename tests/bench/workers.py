@@ -1,12 +1,11 @@
 """Forked workers that start together, report numbers, and are gone when `together` returns.
 
 A worker ends when its job ends, when the job's stop word is set, or with its parent: the kernel
-kills it then (PR_SET_PDEATHSIG), so nothing stays behind however the benchmark ends.
+kills it then, so nothing stays behind however the benchmark ends.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import signal
@@ -16,11 +15,12 @@ from typing import Any
 
 import multiprocess
 
+from harness.run.lifeline import die_with_parent
 from mmu.machine.cpu import Words
 from mmu.machine.layout import LINE
 from mmu.machine.memory import SharedBlock
+from workloads.errors import RunFailed
 
-PR_SET_PDEATHSIG = 1
 NUMBERS_MAX = 4  # that a job may return
 START_TIMEOUT_S = 60
 END_TIMEOUT_S = 60
@@ -31,10 +31,6 @@ Job = Callable[[Start], tuple[int, ...]]
 _GO = 0  # word that starts everybody; a worker's own line follows: ready, then its numbers
 
 
-class WorkerFailed(Exception):
-    """A worker died, or did not come or end in time."""
-
-
 def together(
     jobs: Sequence[Job], stop: Callable[[], None], seconds: float | None = None
 ) -> list[list[int]]:
@@ -43,7 +39,7 @@ def together(
     A job prepares itself, calls its argument, which returns in all jobs at once, works, and
     returns up to `NUMBERS_MAX` numbers.  With `seconds`, `stop()` is called after so long.
 
-    Raises WorkerFailed.
+    Raises RunFailed if a worker died, or did not come or end in time.
     """
     block = SharedBlock(LINE * (len(jobs) + 1))
     words = block.words
@@ -70,7 +66,6 @@ def together(
                 worker.kill()
                 worker.join(END_TIMEOUT_S)
         gc.unfreeze()
-        del words
         block.close()
 
 
@@ -84,17 +79,15 @@ def _wait(workers: Sequence[Any], done: Callable[[], bool], timeout: float, what
         if any(worker.exitcode not in (None, 0) for worker in workers):
             break
         if time.monotonic() > deadline:
-            raise WorkerFailed(f"a worker did not {what} within {timeout} s")
+            raise RunFailed(f"a worker did not {what} within {timeout} s")
         time.sleep(POLL_S)
     codes = [worker.exitcode for worker in workers if worker.exitcode not in (None, 0)]
     if codes:
-        raise WorkerFailed(f"a worker ended with exit code {codes[0]}")
+        raise RunFailed(f"a worker ended with exit code {codes[0]}")
 
 
 def _work(job: Job, words: Words, number: int, parent: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = LINE * number
 
