@@ -8,6 +8,7 @@ guest frames in the order of first touch, as a guest OS hands out memory.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -154,6 +155,12 @@ def _look_at(path: Path) -> None:
         raise UsageError(str(error)) from error
 
 
+def _summary(seconds: Mapping[str, float], counters: Mapping[str, int]) -> list[str]:
+    records, pages = counters["trace_records"], counters["trace_pages"]
+    rate = records / seconds["replay"] / 1e6
+    return [f"{records:,} records on {pages:,} pages; each vCPU is offered {rate:.2f} M records/s"]
+
+
 def plan(args: argparse.Namespace) -> Plan:
     """Derive VM and phases; raises UsageError if the options do not fit together."""
     unit = LEVEL_PAGES[args.backing] * PAGE_BYTES
@@ -169,4 +176,5 @@ def plan(args: argparse.Namespace) -> Plan:
         phases=(Phase("replay", "Replay time: {seconds}", parts),),
         headline="replay",
         counted=("replay",),
+        summary=_summary,
     )

@@ -94,7 +94,7 @@ def _get(actor: Actor) -> None:
         get_dirty_log(actor.cpu, slot)
 
 
-def _summary(seconds: Mapping[str, float]) -> list[str]:
+def _summary(seconds: Mapping[str, float], counters: Mapping[str, int]) -> list[str]:
     got = [value for name, value in seconds.items() if name.endswith("get dirty log")]
     if not got:
         return []

@@ -53,10 +53,10 @@ class Phase:
     parts: Mapping[str, Part]
 
 
-Summary = Callable[[Mapping[str, float]], list[str]]
+Summary = Callable[[Mapping[str, float], Mapping[str, int]], list[str]]
 
 
-def no_summary(seconds: Mapping[str, float]) -> list[str]:
+def no_summary(seconds: Mapping[str, float], counters: Mapping[str, int]) -> list[str]:
     """Nothing to say at the end."""
     return []
 

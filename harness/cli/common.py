@@ -23,6 +23,7 @@ from workloads.errors import MachineError, UsageError
 from workloads.plan import Plan, Workload
 from workloads.units import parse_duration
 
+SUPERVISOR_BYTES = 200 << 20  # numba, LLVM and the compiled model, shared by all workers
 PROCESS_BYTES = 3 << 20  # private memory of a worker, measured 2.0 to 2.5 MB
 WORDS_PER_PAGE = 4  # mapping, frame, newest value, entry
 
@@ -116,7 +117,7 @@ def needed_bytes(plan: Plan) -> int:
     layout = Layout(plan.vm.shape())
     actors = layout.regions["actors"].words + layout.regions["workload"].words
     words = actors + plan.vm.pages * WORDS_PER_PAGE + layout.regions["records"].words
-    return words * WORD_BYTES + len(plan.roles) * PROCESS_BYTES
+    return words * WORD_BYTES + SUPERVISOR_BYTES + len(plan.roles) * PROCESS_BYTES
 
 
 def check_memory(plan: Plan) -> None:

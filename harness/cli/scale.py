@@ -8,6 +8,7 @@ is stored after every cell, so an interrupted one can be resumed.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -153,8 +154,6 @@ def _headline(plan: Plan, result: Result) -> float:
 
 
 def _progress(done: int, total: int, vcpus: int, variant: str, seconds: float) -> None:
-    import sys
-
     print(f"{done}/{total}: {vcpus} vCPUs {variant} {seconds:.6f} s", file=sys.stderr, flush=True)
 
 
@@ -163,7 +162,7 @@ def _rows(cells: Cells, samples: dict[str, list[float]]) -> list[dict[str, Any]]
     for (vcpus, variant), plan in cells.items():
         found = samples.get(_key(vcpus, variant), [])
         if found:
-            q1, median, q3 = (float(x) for x in np.quantile(found, (0.25, 0.5, 0.75)))
+            q1, median, q3 = (round(float(x), 9) for x in np.quantile(found, (0.25, 0.5, 0.75)))
             rows.append(
                 {
                     "vcpus": vcpus,

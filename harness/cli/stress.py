@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ EXIT = {"clean": 0, "violation": 1, "failed": 4, "interrupted": 130}
 # Rough, and said so: what an access with its faults costs on a core of about 2 to 3 GHz.
 ACCESS_NS = 120
 REPEATED_RUNS = 20
+STORE_EVERY_S = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -111,12 +113,17 @@ def _run_variant(
         say(line)
     status = Status(args.quiet)
     runs.append({})
+    stored = 0.0
 
     def on_phase(phase: Phase, result: Result) -> None:
         say(phase.line.format(seconds=seconds(result.phases[-1].seconds)))
-        runs[-1] = run_part(plan, variant, result)
-        _assemble(document, runs, args.compare)
-        folder.write(document)
+        nonlocal stored
+        # What is measured survives even a kill of this process; once a second is enough.
+        if time.monotonic() - stored > STORE_EVERY_S:
+            runs[-1] = run_part(plan, variant, result)
+            _assemble(document, runs, args.compare)
+            folder.write(document)
+            stored = time.monotonic()
 
     try:
         session = Session(plan, status, watchdog_s=args.watchdog)
@@ -125,7 +132,7 @@ def _run_variant(
         status.close()
     times = {phase.name: phase.seconds for phase in result.phases}
     if result.outcome == "clean":
-        for line in plan.summary(times):
+        for line in plan.summary(times, result.counters):
             say(line)
     say("")
     runs[-1] = run_part(plan, variant, result)

@@ -35,7 +35,14 @@ SHOWN_COUNTERS = (
     "lock_read_contended",
     "lock_write_contended",
 )
-WHOLE_RUN_COUNTERS = ("tables_allocated", "tables_live", "exits", "quiet_points")
+WHOLE_RUN_COUNTERS = (
+    "pages_4k",
+    "pages_2m",
+    "pages_1g",
+    "tables_allocated",
+    "exits",
+    "quiet_points",
+)
 
 Run = Mapping[str, Any]
 

@@ -212,7 +212,8 @@ class Session:
         self._read_messages()
         self._check_violations()
         seconds = (ended_ns - released_ns) / 1e9
-        counted = difference(counters(vm), before)
+        self._result.counters = counters(vm)
+        counted = difference(self._result.counters, before)
         self._result.phases.append(PhaseResult(phase.name, seconds, counted))
         if vm.words[at.STAT_TABLES] <= AUDIT_TABLES_MAX:
             self._audit()

@@ -1,0 +1,32 @@
+"""Tables in the documents are what their commands print; links and commands are real."""
+
+import re
+
+import pytest
+
+from tests import tables
+
+
+@pytest.mark.slow
+def test_counters_in_the_documents_are_what_a_new_run_counts():
+    assert tables.check() == 0
+
+
+def test_a_changed_counter_is_noticed():
+    row = "| enable | splits_2m | 0 | 0 | 128 |"
+    assert tables.counters_in(row) == ["enable | splits_2m | 0 | 0 | 128"]
+    assert tables.counters_in(row) != tables.counters_in(row.replace("128", "127"))
+    assert tables.counters_in("| populate | 0.006s | 0.004s |") == []
+    assert tables.counters_in("| whole run | quiet_points | 1 | 2 |") == []
+
+
+def test_links_between_documents_lead_somewhere():
+    for path in tables.documents():
+        for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_make_targets_in_the_readme_exist():
+    makefile = (tables.ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make (\w+)`", (tables.ROOT / "README.md").read_text()):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
