@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from mmu.guest import vcpu_load, vcpu_put
-from mmu.machine.blocking import raw_load
 from mmu.machine.cpu import Cpu
+from mmu.machine.futex import raw_load
 from mmu.machine.layout import PHASE_WORK, WORK_DONE
 from mmu.machine.primitives import set_own
 from workloads.actors.replay import (

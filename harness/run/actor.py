@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.run.lifeline import die_with_parent
-from mmu.machine.blocking import add_and_wake, raw_load, wait_briefly
+from mmu.machine.blocking import add_and_wake, wait_briefly
+from mmu.machine.futex import raw_load
 from mmu.machine.layout import (
     ACTOR_COMMAND,
     FINISHED,

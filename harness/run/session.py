@@ -28,7 +28,8 @@ from harness.run.measure import actor_matrix, counters, difference, latencies, p
 from harness.run.status import Status
 from harness.run.watchdog import Watchdog
 from mmu.machine import layout as at
-from mmu.machine.blocking import add_and_wake, raw_load, wait_briefly, wake
+from mmu.machine.blocking import add_and_wake, wait_briefly, wake
+from mmu.machine.futex import raw_load
 from mmu.vm import Vm
 from workloads.errors import MachineError, RunFailed, TdpraceError, UsageError
 from workloads.plan import VCPU, Phase, Plan

@@ -20,13 +20,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba.core import cgutils
 from numba.extending import overload
 
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import STOP
+from mmu.machine.futex import (
+    futex_wait,
+    futex_wait_briefly,
+    futex_wake,
+    raw_add,
+    raw_cmpxchg,
+    raw_load,
+)
 from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
@@ -40,7 +46,7 @@ from mmu.machine.layout import (
     SLEEPERS,
     WAITING_FOR,
 )
-from mmu.machine.lowering import I64, constant, libc, lowers, observed, word_pointer
+from mmu.machine.lowering import I64, constant, lowers, observed, word_pointer
 from mmu.machine.primitives import (
     block_point,
     cycles,
@@ -60,91 +66,6 @@ WAITING_MASK = 0xFFFE
 SHARED_UNIT = 1 << 16
 SHARED_MASK = 0xFFFF0000
 
-SYS_FUTEX = 202
-FUTEX_WAIT = 0
-FUTEX_WAKE = 1
-BRIEFLY_NS = 50_000_000
-
-
-# --- Raw accesses of the slow paths: no steps, since they only repeat what the step announced ---
-
-
-def raw_load(cpu: Cpu, addr: int) -> int:
-    """A read that only repeats what a step announced (and what set-up code needs)."""
-    return int(cpu.words[addr])
-
-
-def _raw_cmpxchg(cpu: Cpu, addr: int, old: int, new: int) -> int:
-    seen = int(cpu.words[addr])
-    if seen == old:
-        cpu.words[addr] = new
-    return seen
-
-
-def _raw_add(cpu: Cpu, addr: int, amount: int) -> int:
-    old = int(cpu.words[addr])
-    cpu.words[addr] = old + amount
-    return old
-
-
-def _futex_wait(cpu: Cpu, addr: int, value: int) -> None:
-    raise RuntimeError("an interpreted actor cannot sleep: its scheduler runs it when it can go on")
-
-
-def _futex_wait_briefly(cpu: Cpu, addr: int, value: int) -> None:
-    raise RuntimeError("an interpreted actor cannot sleep")
-
-
-def _futex_wake(cpu: Cpu, addr: int) -> None:
-    raise RuntimeError("interpreted actors do not sleep")
-
-
-@lowers(raw_load, 1)
-def _lower_raw_load(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    return builder.load_atomic(word_pointer(builder, cpu.base, operands[0]), "acquire", 8)
-
-
-@lowers(_raw_cmpxchg, 3)
-def _lower_raw_cmpxchg(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    pointer = word_pointer(builder, cpu.base, operands[0])
-    pair = builder.cmpxchg(pointer, operands[1], operands[2], "seq_cst", "seq_cst")
-    return builder.extract_value(pair, 0)
-
-
-@lowers(_raw_add, 2)
-def _lower_raw_add(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    pointer = word_pointer(builder, cpu.base, operands[0])
-    return builder.atomic_rmw("add", pointer, operands[1], "seq_cst")
-
-
-def _futex_call(
-    builder: Any, cpu: Any, addr: Any, operation: int, value: Any, timeout: Any
-) -> None:
-    # Futex words have 32 bits: the low half of ours, which comes first on x86-64.  No
-    # FUTEX_PRIVATE: waiter and waker are different processes.
-    pointer = builder.ptrtoint(word_pointer(builder, cpu.base, addr), I64)
-    arguments = [constant(SYS_FUTEX), pointer, constant(operation), value, timeout]
-    libc(builder, "syscall", I64, [*arguments, constant(0), constant(0)])
-
-
-@lowers(_futex_wait, 2, returns_value=False)
-def _lower_futex_wait(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    low = builder.and_(operands[1], constant(0xFFFFFFFF))
-    _futex_call(builder, cpu, operands[0], FUTEX_WAIT, low, constant(0))
-
-
-@lowers(_futex_wait_briefly, 2, returns_value=False)
-def _lower_futex_wait_briefly(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    timeout = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))
-    builder.store(ir.Constant(ir.ArrayType(I64, 2), [0, BRIEFLY_NS]), timeout)
-    low = builder.and_(operands[1], constant(0xFFFFFFFF))
-    _futex_call(builder, cpu, operands[0], FUTEX_WAIT, low, builder.ptrtoint(timeout, I64))
-
-
-@lowers(_futex_wake, 1, returns_value=False)
-def _lower_futex_wake(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    _futex_call(builder, cpu, operands[0], FUTEX_WAKE, constant(0x7FFFFFFF), constant(0))
-
 
 # --- Slow paths ----------------------------------------------------------------------------------
 
@@ -153,7 +74,7 @@ def _lower_futex_wake(builder: Any, cpu: Any, operands: list[Any]) -> Any:
 def _sleep(cpu: Cpu, line: int, gate: int) -> None:
     """Sleep until somebody wakes `line`, unless its event count is no longer `gate`."""
     set_own(cpu, WAITING_FOR, line)
-    _futex_wait(cpu, line + GATE, gate)
+    futex_wait(cpu, line + GATE, gate)
     set_own(cpu, WAITING_FOR, 0)
 
 
@@ -161,8 +82,8 @@ def _sleep(cpu: Cpu, line: int, gate: int) -> None:
 def wake(cpu: Cpu, line: int) -> None:
     """Wake whoever sleeps for `line`; costs one load when nobody does."""
     if raw_load(cpu, line + SLEEPERS) != 0:
-        _raw_add(cpu, line + GATE, 1)
-        _futex_wake(cpu, line + GATE)
+        raw_add(cpu, line + GATE, 1)
+        futex_wake(cpu, line + GATE)
 
 
 @kernel
@@ -170,7 +91,7 @@ def _try_exclusive(cpu: Cpu, line: int, mask: int, value: int, waiting: int) -> 
     """Take over from `waiting` (0 or one unit) to holding, if nobody holds it."""
     seen = raw_load(cpu, line)
     while seen & mask == value:
-        got = _raw_cmpxchg(cpu, line, seen, seen - waiting + EXCLUSIVE)
+        got = raw_cmpxchg(cpu, line, seen, seen - waiting + EXCLUSIVE)
         if got == seen:
             return 1
         seen = got
@@ -182,7 +103,7 @@ def _try_shared(cpu: Cpu, line: int, mask: int, value: int, amount: int, courtes
     """Add `amount` if the word allows it; bits in `courtesy` hold a newcomer back."""
     seen = raw_load(cpu, line)
     while seen & mask == value and seen & courtesy == 0:
-        got = _raw_cmpxchg(cpu, line, seen, seen + amount)
+        got = raw_cmpxchg(cpu, line, seen, seen + amount)
         if got == seen:
             return 1
         seen = got
@@ -218,20 +139,20 @@ def _acquire_slow(cpu: Cpu, line: int, mask: int, value: int, amount: int) -> No
     began = cycles(cpu)
     phase = raw_load(cpu, line + PHASES)
     if amount == EXCLUSIVE:
-        _raw_add(cpu, line, WAITING_UNIT)
+        raw_add(cpu, line, WAITING_UNIT)
     while True:
         for _ in range(SPINS_MAX):
             if _attempt(cpu, line, mask, value, amount, phase):
                 _count_wait(cpu, line, amount, cycles(cpu) - began)
                 return
             pause(cpu)
-        _raw_add(cpu, line + SLEEPERS, 1)
+        raw_add(cpu, line + SLEEPERS, 1)
         gate = raw_load(cpu, line + GATE)
         end = block_point(cpu, line, gate)
         got = _attempt(cpu, line, mask, value, amount, phase)
         if got == 0 and end == 0 and block_point(cpu, line, gate) == 0:
             _sleep(cpu, line, gate)
-        _raw_add(cpu, line + SLEEPERS, -1)
+        raw_add(cpu, line + SLEEPERS, -1)
         if got or end:
             _count_wait(cpu, line, amount, cycles(cpu) - began)
             return
@@ -245,12 +166,12 @@ def _wait_slow(cpu: Cpu, line: int, value: int) -> None:
             return
         pause(cpu)
     while raw_load(cpu, line) == value:
-        _raw_add(cpu, line + SLEEPERS, 1)
+        raw_add(cpu, line + SLEEPERS, 1)
         gate = raw_load(cpu, line + GATE)
         end = block_point(cpu, line, gate)
         if raw_load(cpu, line) == value and end == 0:
             _sleep(cpu, line, gate)
-        _raw_add(cpu, line + SLEEPERS, -1)
+        raw_add(cpu, line + SLEEPERS, -1)
         if end:
             return
 
@@ -263,18 +184,18 @@ def wait_briefly(cpu: Cpu, line: int, value: int) -> int:
     count makes sure that the time-out hides no lost wake-up.
     """
     if raw_load(cpu, line) == value:
-        _raw_add(cpu, line + SLEEPERS, 1)
+        raw_add(cpu, line + SLEEPERS, 1)
         gate = raw_load(cpu, line + GATE)
         if raw_load(cpu, line) == value:
-            _futex_wait_briefly(cpu, line + GATE, gate)
-        _raw_add(cpu, line + SLEEPERS, -1)
+            futex_wait_briefly(cpu, line + GATE, gate)
+        raw_add(cpu, line + SLEEPERS, -1)
     return raw_load(cpu, line)
 
 
 @kernel
 def add_and_wake(cpu: Cpu, line: int, amount: int) -> int:
     """Add to a word that somebody may wait for; the new value."""
-    value = _raw_add(cpu, line, amount) + amount
+    value = raw_add(cpu, line, amount) + amount
     wake(cpu, line)
     return value
 

@@ -48,9 +48,9 @@ CACHE_DIR = cache_root() / MODEL_HASH
 os.environ["NUMBA_CACHE_DIR"] = str(CACHE_DIR)
 
 import numba  # noqa: E402  (the cache folder is read when numba is imported)
-from llvmlite import binding  # noqa: E402
+from llvmlite import binding  # noqa: E402  (as above)
 
-from mmu.machine.cpu import cpu_type  # noqa: E402
+from mmu.machine.cpu import cpu_type  # noqa: E402  (it imports numba)
 
 # Inline assembly aborts the process unless the assembly parser was initialised first.
 binding.initialize_native_asmparser()

@@ -34,9 +34,7 @@ from mmu.machine.lowering import (
 
 def observe(cpu: Cpu, kind: int, a: int = 0, b: int = 0, c: int = 0) -> int:
     """Interpreted: the observer's verdict, GO when nobody watches."""
-    if cpu.observer is None:
-        return events.GO
-    return cpu.observer(kind, a, b, c)
+    return events.GO if cpu.observer is None else cpu.observer(kind, a, b, c)
 
 
 # --- Steps: reads and writes -----------------------------------------------------------------
@@ -289,7 +287,7 @@ def draw(cpu: Cpu, alternatives: int) -> int:
 
 
 def probe(cpu: Cpu, which: int) -> int:
-    """1 if the observer wants the failure that `PROBE_*` names to happen here; 0 without one."""
+    """1 if the observer wants the failure `PROBE_*` here; 0 without one."""
     answer = observe(cpu, events.PROBE, which)
     return 0 if answer == STOP else answer
 

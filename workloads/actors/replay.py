@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from mmu.guest import QUIET_ACCESSES, guest_access, quiet_due, quiet_point, should_stop
-from mmu.machine.blocking import add_and_wake, raw_load
+from mmu.machine.blocking import add_and_wake
 from mmu.machine.cpu import Cpu, Words
+from mmu.machine.futex import raw_load
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import C_GFN_BASE, C_WORKLOAD, LINE, WORK_DONE
 from mmu.machine.primitives import config, own, set_own
