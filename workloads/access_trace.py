@@ -36,7 +36,9 @@ from workloads.options import (
     PAGE_BYTES,
     add_backing,
     add_machine,
+    add_pin,
     add_vcpus,
+    check_pins,
     vm_config,
 )
 from workloads.plan import VCPU, Actor, Part, Phase, Plan
@@ -72,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="guest memory: at least the pages that the trace touches (default 1G)",
     )
     add_vcpus(parser)
+    add_pin(parser)
     add_backing(parser)
     add_machine(parser, POLICIES)
 
@@ -167,6 +170,7 @@ def plan(args: argparse.Namespace) -> Plan:
     if args.memory % unit:
         raise UsageError(f"--memory {args.memory} bytes is no multiple of the backing page (-s)")
     pages = args.memory // PAGE_BYTES
+    check_pins(args, args.vcpus + 1)
     _look_at(args.trace)
     parts = {VCPU: _replayer(args.share == "split"), READER: _reader(args.trace, pages)}
     return Plan(
@@ -174,6 +178,7 @@ def plan(args: argparse.Namespace) -> Plan:
         vm=vm_config(args, pages, workload_words=ring_words(args.vcpus)),
         roles=(VCPU,) * args.vcpus + (READER,),
         phases=(Phase("replay", "Replay time: {seconds}", parts),),
+        pins=args.pin,
         headline="replay",
         counted=("replay",),
         summary=_summary,

@@ -11,11 +11,22 @@ import argparse
 from collections.abc import Mapping
 
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
+from mmu.vm import GFN_BASE
 from workloads.actors.vcpu import memstress_pass
 from workloads.errors import RunFailed, UsageError
-from workloads.options import add_machine, add_memory, add_vcpus, guest_pages, vm_config
+from workloads.options import (
+    PAGE_BYTES,
+    add_machine,
+    add_memory,
+    add_pin,
+    add_vcpus,
+    check_pins,
+    guest_pages,
+    physical_base,
+    vm_config,
+)
 from workloads.plan import VCPU, VMM, Actor, Part, Phase, Plan
-from workloads.units import whole
+from workloads.units import parse_size, whole
 
 NAME = "dirty-log"
 HELP = "dirty_log_perf_test: populate, log writes, fetch the log, N times"
@@ -26,6 +37,7 @@ SLOTS_MAX = 512
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The selftest's flags, as far as they mean something here."""
     add_vcpus(parser)
+    add_pin(parser)
     add_memory(parser)
     parser.add_argument(
         "-i",
@@ -57,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="memslots to divide the memory into (default 1)",
+    )
+    parser.add_argument(
+        "-p",
+        "--phys-offset",
+        type=parse_size,
+        default=GFN_BASE * PAGE_BYTES,
+        metavar="SIZE",
+        help="guest physical address where the memory begins (default 4G)",
     )
     parser.add_argument(
         "-a", "--random-access", action="store_true", help="pages at random, not in order"
@@ -107,6 +127,7 @@ def _summary(seconds: Mapping[str, float], counters: Mapping[str, int]) -> list[
 def plan(args: argparse.Namespace) -> Plan:
     """Derive VM and phases; raises UsageError if the options do not fit together."""
     pages = guest_pages(args)
+    check_pins(args, args.vcpus + 1)
     if pages % args.slots:
         raise UsageError(f"-x {args.slots} does not divide {pages} pages: choose a divisor")
     per_vcpu = pages if args.overlap else pages // args.vcpus
@@ -136,9 +157,10 @@ def plan(args: argparse.Namespace) -> Plan:
 
     return Plan(
         workload=NAME,
-        vm=vm_config(args, pages, slots=args.slots),
+        vm=vm_config(args, pages, slots=args.slots, gfn_base=physical_base(args)),
         roles=(VCPU,) * args.vcpus + (VMM,),
         phases=tuple(phases),
+        pins=args.pin,
         headline="iteration 1 dirty memory",
         counted=("enable", "iteration 1 dirty memory", "iteration 1 get dirty log"),
         header=(

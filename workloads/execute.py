@@ -11,7 +11,15 @@ import argparse
 
 from mmu.spte import ACCESS_EXECUTE
 from workloads.actors.vcpu import memstress_pass
-from workloads.options import add_machine, add_memory, add_vcpus, guest_pages, vm_config
+from workloads.options import (
+    add_machine,
+    add_memory,
+    add_pin,
+    add_vcpus,
+    check_pins,
+    guest_pages,
+    vm_config,
+)
 from workloads.plan import VCPU, Phase, Plan
 
 NAME = "execute"
@@ -22,6 +30,7 @@ POLICIES = ("huge-split", "flush")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The selftest's flags."""
     add_vcpus(parser)
+    add_pin(parser)
     add_memory(parser)
     add_machine(parser, POLICIES)
 
@@ -29,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(args: argparse.Namespace) -> Plan:
     """Derive VM and phases; raises UsageError if the options do not fit together."""
     pages = guest_pages(args)
+    check_pins(args, args.vcpus)
     common = {
         "pages": pages if args.overlap else pages // args.vcpus,
         "partitioned": not args.overlap,
@@ -44,6 +54,7 @@ def plan(args: argparse.Namespace) -> Plan:
             Phase("populate", f"{'Populating memory':<30}: {{seconds}}", {VCPU: populate}),
             Phase("execute", f"{'Executing from memory':<30}: {{seconds}}", {VCPU: execute}),
         ),
+        pins=args.pin,
         headline="execute",
         counted=("populate", "execute"),
     )

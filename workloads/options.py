@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from mmu.machine.layout import ACTORS_MAX
 from mmu.policy import POLICIES
 from mmu.vm import VmConfig
 from workloads.errors import UsageError
-from workloads.units import parse_backing, parse_size, whole
+from workloads.units import parse_backing, parse_cores, parse_size, whole
 
 PAGE_BYTES = 4096
 LEVEL_PAGES = {1: 1, 2: 512, 3: 512 * 512}
 LEVEL_NAMES = {1: "4k", 2: "2m", 3: "1g"}
 MEMORY_BYTES_MAX = 64 << 40
+PHYSICAL_BYTES_MAX = 1 << 46  # a frame's owner field has 34 bits
 
 
 def add_vcpus(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,31 @@ def add_vcpus(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="vCPU processes (default 1)",
     )
+
+
+def add_pin(parser: argparse.ArgumentParser) -> None:
+    """-c."""
+    parser.add_argument(
+        "-c",
+        "--pin",
+        type=parse_cores,
+        default=(),
+        metavar="CPULIST",
+        help="pin vCPU i to the i-th core of a list such as 0,1,0,1; one more entry pins the"
+        " thread that makes the ioctls",
+    )
+
+
+def check_pins(args: argparse.Namespace, actors: int) -> None:
+    """Raise UsageError unless the list has an entry per vCPU, or per actor, of usable cores."""
+    if not args.pin:
+        return
+    if len(args.pin) not in (args.vcpus, actors):
+        raise UsageError(f"-c has {len(args.pin)} cores for {args.vcpus} vCPUs: give one for each")
+    usable = os.sched_getaffinity(0)
+    for core in args.pin:
+        if core not in usable:
+            raise UsageError(f"-c names core {core}; usable here: {sorted(usable)}")
 
 
 def add_memory(parser: argparse.ArgumentParser, per_vcpu: str = "1G") -> None:
@@ -113,6 +140,16 @@ def guest_pages(args: argparse.Namespace) -> int:
             " the most that is modelled: give fewer vCPUs or a smaller -b"
         )
     return total // PAGE_BYTES
+
+
+def physical_base(args: argparse.Namespace) -> int:
+    """First gfn of the memory (-p), checked against the backing size."""
+    unit = LEVEL_PAGES[args.backing] * PAGE_BYTES
+    if args.phys_offset % unit:
+        raise UsageError(f"-p {args.phys_offset} is no multiple of the backing page (-s)")
+    if args.phys_offset + args.bytes_per_vcpu * args.vcpus > PHYSICAL_BYTES_MAX:
+        raise UsageError(f"-p {args.phys_offset} leaves no room below the 48 bits of 4 levels")
+    return int(args.phys_offset) // PAGE_BYTES
 
 
 def vm_config(args: argparse.Namespace, pages: int, **more: Any) -> VmConfig:

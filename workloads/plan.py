@@ -77,6 +77,7 @@ class Plan:
     counted: tuple[str, ...]
     header: tuple[str, ...] = ()
     summary: Summary = no_summary
+    pins: tuple[int, ...] = ()  # core of actor 0, 1, ...; actors behind the end are free
 
 
 class Workload(Protocol):

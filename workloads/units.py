@@ -128,6 +128,17 @@ def parse_counts(text: str) -> list[int]:
     return list(counts)
 
 
+def parse_cores(text: str) -> tuple[int, ...]:
+    """Core numbers of a list such as `0,1,0,1`, in order, repetitions kept.
+
+    Raises `UsageError` for anything else.
+    """
+    items = [item.strip() for item in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,5}", item) for item in items):
+        raise UsageError(f"{_quoted(text)} is not a list of cores; write 0,1,2,3")
+    return tuple(int(item) for item in items)
+
+
 def _quoted(text: str) -> str:
     """The user's text as it may stand in a one-line message."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

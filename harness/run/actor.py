@@ -96,13 +96,17 @@ class ActorProcess:
             add_and_wake(self.cpu, FINISHED, 1)
 
 
-def actor_main(actor: ActorProcess, role: str, phases: Sequence[Phase], parent_pid: int) -> None:
-    """Body of the process."""
+def actor_main(
+    actor: ActorProcess, role: str, phases: Sequence[Phase], core: int | None, parent_pid: int
+) -> None:
+    """Body of the process; `core` is the one that it is pinned to."""
     die_with_parent(parent_pid)
     # Ctrl-C goes to the whole foreground group; the supervisor alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.enable()
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     try:
         actor.play(role, phases)
     except Exception as error:

@@ -159,7 +159,8 @@ class Session:
         for number, role in enumerate(self._plan.roles):
             index = number - first.setdefault(role, number)
             actor = ActorProcess(self._vm, number, index, write_end, self._hook, self._ctx)
-            arguments = (actor, role, self._plan.phases, parent)
+            core = self._plan.pins[number] if number < len(self._plan.pins) else None
+            arguments = (actor, role, self._plan.phases, core, parent)
             process = context.Process(target=actor_main, args=arguments, daemon=True)
             process.start()
             self._processes.append(process)

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from tabulate import tabulate
 
-from mmu.machine.kernel import registry, warm
 from tests.bench import measure
-from tests.bench.kernels import empty_hook
+from tests.bench.kernels import empty_hook, load_in_order
 from tests.bench.measure import Contestant, Waits
 from tests.bench.twin import Twin, compiler
 from workloads.errors import RunFailed
@@ -170,7 +169,7 @@ def main() -> int:
     if compiler() is None:
         print("tests.bench: gcc is needed for the C twin", file=sys.stderr)
         return 1
-    warm(registry, _progress)
+    load_in_order(_progress)
     began = time.monotonic()
     report = Report()
     try:

@@ -92,10 +92,11 @@ def populate_ns(contestant: Contestant, processes: int, pages: int) -> float:
             # is mapped before the clock starts.
             int(vm.words[::WORDS_PER_HOST_PAGE].sum())
             contestant.vcpu_load(cpu)
+            batch = contestant.memstress_batch
+            first = GFN_BASE + actor * pages
+            batch(cpu, first, 0, 100, 0, ACCESS_READ, 1, 0)
             start()
             began = time.thread_time_ns()
-            first = GFN_BASE + actor * pages
-            batch = contestant.memstress_batch
             while batch(cpu, first, pages, 100, 0, ACCESS_READ, 1, POPULATE_BATCH):
                 if vm.words[at.STOP_WORD] != 0:
                     break

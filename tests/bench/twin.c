@@ -79,7 +79,7 @@ static inline word walk(struct cpu cpu, word gfn, word access)
 
 again:
 	level = LEVEL_4K;
-	table = cache_lookup(cpu, TLB_STRUCTURES, gfn >> level_shift(cpu, LEVEL_2M));
+	table = cache_lookup(cpu, STRUCTURES, gfn >> level_shift(cpu, LEVEL_2M));
 	if (table == 0) {
 		level = cpu.levels;
 		table = cpu.own[VCPU_ROOT];
@@ -93,7 +93,7 @@ again:
 			break;
 		table = child_table(cpu, spte);
 		if (--level == LEVEL_4K)
-			cache_fill(cpu, TLB_STRUCTURES, gfn >> level_shift(cpu, LEVEL_2M), table);
+			cache_fill(cpu, STRUCTURES, gfn >> level_shift(cpu, LEVEL_2M), table);
 	}
 	if ((spte & access) != access)
 		return VIOLATION_PERMISSION;

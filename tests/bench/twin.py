@@ -7,44 +7,24 @@ that a wrong twin is caught.
 from __future__ import annotations
 
 import ctypes
+import importlib
+import pkgutil
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-from mmu import guest, spte, tdp_mmu
-from mmu.host import frames
-from mmu.hw import tlb, vcpu, walker
-from mmu.machine import blocking, conditions, layout, lock
+import mmu
 from mmu.machine.cpu import Cpu
-from mmu.tdp import map as tdp_map
 from mmu.vm import Vm
 from workloads.actors import memstress
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-O2", "-std=gnu11", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror")
 BUILD_TIMEOUT_S = 60
-
-# Modules whose constants the twin may use; a prefix where two of them use one name.
-_MODULES: tuple[tuple[ModuleType, str], ...] = (
-    (layout, ""),
-    (blocking, ""),
-    (lock, ""),
-    (conditions, ""),
-    (spte, ""),
-    (tlb, "TLB_"),
-    (vcpu, ""),
-    (walker, ""),
-    (frames, ""),
-    (tdp_mmu, ""),
-    (tdp_map, ""),
-    (guest, ""),
-    (memstress, ""),
-)
 
 
 def compiler() -> str | None:
@@ -53,19 +33,23 @@ def compiler() -> str | None:
 
 
 def constants() -> dict[str, int]:
-    """Every constant of the model that the twin may use, by its name in C."""
-    found: dict[str, int] = {}
-    for module, prefix in _MODULES:
+    """Every integer constant of the model and of memstress, by its name in C.
+
+    Where modules mean different things by one name, the module's own name goes before it.
+    """
+    names = [each.name for each in pkgutil.walk_packages(mmu.__path__, "mmu.")]
+    values: dict[str, dict[str, int]] = {}
+    for module in (*(importlib.import_module(name) for name in names), memstress):
         for name, value in vars(module).items():
             if name.isupper() and isinstance(value, int):
-                known = found.setdefault(_c_name(name, prefix), value)
-                if known != value:
-                    raise ValueError(f"{module.__name__}.{name} is {value}, another one is {known}")
+                values.setdefault(name, {})[module.__name__.rpartition(".")[2]] = value
+    found: dict[str, int] = {}
+    for name, by_module in values.items():
+        if len(set(by_module.values())) == 1:
+            found[name] = next(iter(by_module.values()))
+        else:
+            found |= {f"{module.upper()}_{name}": value for module, value in by_module.items()}
     return found
-
-
-def _c_name(name: str, prefix: str) -> str:
-    return name if name.startswith(prefix) else prefix + name
 
 
 def header(changed: Mapping[str, int]) -> str:
