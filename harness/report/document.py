@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -57,11 +58,11 @@ def run_part(plan: Plan, variant: str, result: Result) -> dict[str, Any]:
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in options.items()
-        if name not in _NOT_CONFIG
-    }
+    """As JSON gives it back, so that a stored run's configuration can be compared with one."""
+    found: dict[str, Any] = json.loads(
+        json.dumps({k: v for k, v in options.items() if k not in _NOT_CONFIG}, default=str)
+    )
+    return found
 
 
 def _patch(path: Path | None) -> dict[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numba
@@ -90,11 +91,14 @@ def load_in_order(progress: Progress | None = None) -> None:
     numba compile these again for its literal arguments, and without their plain signature: each
     worker would then load that at its first call, in the middle of a measurement.
     """
-    for each in registry:
+    began = time.monotonic()
+    for done, each in enumerate(registry, start=1):
         if not each.signatures:
             each.compile(signature_of(each))
             each.disable_compile()
-    warm(registry, progress)
+        if progress is not None:
+            progress(done, len(registry), time.monotonic() - began)
+    warm(registry)
 
 
 def _say_go(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:

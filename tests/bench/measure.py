@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ def cas_rate(contestant: Contestant, processes: int, seconds: float) -> float:
 
     def job_of(actor: int) -> Callable[[Start], tuple[int, ...]]:
         def job(start: Start) -> tuple[int, ...]:
+            _to_core(actor)
             cpu = vm.cpu(actor)
             contestant.cas_loop(cpu, at.HEADER_BENCH, CAS_BATCH)
             start()
@@ -87,6 +89,7 @@ def populate_ns(contestant: Contestant, processes: int, pages: int) -> float:
 
     def job_of(actor: int) -> Callable[[Start], tuple[int, ...]]:
         def job(start: Start) -> tuple[int, ...]:
+            _to_core(actor)
             cpu = vm.cpu(actor, hook=contestant.hook)
             # What the host's own page faults cost is not the question: every page of the block
             # is mapped before the clock starts.
@@ -108,6 +111,12 @@ def populate_ns(contestant: Contestant, processes: int, pages: int) -> float:
     _must_be(vm, processes * pages)
     vm.close()
     return float(np.mean([ns for ns, *_ in results])) / pages
+
+
+def _to_core(actor: int) -> None:
+    """A core for each, as far as there are: two processes on one core contend for nothing."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[actor % len(cores)]})
 
 
 def _must_be(vm: Vm, mapped: int) -> None:
