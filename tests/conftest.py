@@ -27,9 +27,9 @@ Body = Callable[[], object]
 def _kernels_are_compiled() -> None:
     """Compile what the collected tests imported, once; tests without kernels pay nothing."""
     if "mmu.machine.kernel" in sys.modules:
-        from mmu.machine.kernel import registry, warm
+        from mmu.machine.kernel import warm
 
-        warm(registry)
+        warm()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from rich.live import Live
 from harness.bugs.tree import TREE_VARIABLE, patched_tree, run_in_tree
 from harness.report import store
 from harness.report.tables import size
-from mmu.machine.kernel import SOURCE_ROOT, cache_root, registry, warm
+from mmu.machine.kernel import SOURCE_ROOT, cache_root, warm
 from mmu.machine.layout import Layout
 from mmu.machine.memory import WORD_BYTES
 from mmu.policy import POLICIES
@@ -106,7 +106,7 @@ def compile_model(quiet: bool) -> None:
         started = True
 
     try:
-        warm(registry, progress)
+        warm(progress)
     finally:
         if started and console.is_terminal:
             live.stop()

@@ -15,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -117,35 +117,37 @@ def _name(compiled: Kernel) -> str:
     return f"{compiled.py_func.__module__}.{compiled.py_func.__qualname__}"
 
 
-def warm(kernels: Iterable[Kernel], progress: Progress | None = None) -> float:
-    """Compile or load `kernels`, callees first; returns the seconds that it took.
+def warm(progress: Progress | None = None) -> float:
+    """Compile or load every kernel imported so far; returns the seconds that it took.
 
-    A second process that starts at the same time waits for the first instead of compiling the
-    same code again.  `progress(done, total, seconds)` is called only while something compiles.
+    Always all of them, callees first: a caller that is compiled before its cached callee is
+    loaded would have the callee compiled once more for literals and bools.  A second process
+    that starts at the same time waits for the first instead of compiling the same code again.
+    `progress(done, total, seconds)` is called only if something has to be compiled.
     """
-    wanted = list(kernels)
     began = time.monotonic()
     CACHE_DIR.mkdir(parents=True, exist_ok=True)
     with open(CACHE_DIR / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         compiled_list = CACHE_DIR / "compiled.txt"
         known = set(compiled_list.read_text().split()) if compiled_list.exists() else set()
-        missing = [each for each in registry if _name(each) not in known]
-        for done, each in enumerate(missing):
-            if progress is not None:
+        names = {_name(each) for each in registry}
+        missing = names - known
+        done = 0
+        for each in registry:
+            if progress is not None and _name(each) in missing:
                 progress(done, len(missing), time.monotonic() - began)
+                done += 1
             _compile(each)
         if missing:
-            compiled_list.write_text("\n".join(sorted(known | {_name(each) for each in missing})))
+            compiled_list.write_text("\n".join(sorted(known | names)))
             if progress is not None:
-                progress(len(missing), len(missing), time.monotonic() - began)
-        for each in wanted:
-            _compile(each)
+                progress(done, len(missing), time.monotonic() - began)
     return time.monotonic() - began
 
 
 def _compile(compiled: Kernel) -> None:
     """Compile for the one signature; callers with bools or small integers convert to it."""
-    if not compiled.signatures:
+    if signature_of(compiled) not in compiled.signatures:
         compiled.compile(signature_of(compiled))
-        compiled.disable_compile()
+    compiled.disable_compile()

@@ -7,6 +7,7 @@ the pairs' ratios, since a noisy machine disturbs both runs of a pair alike.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from tabulate import tabulate
 
+from mmu.machine.kernel import warm
 from tests.bench import measure
-from tests.bench.kernels import empty_hook, load_in_order
+from tests.bench.kernels import empty_hook
 from tests.bench.measure import Contestant, Waits
 from tests.bench.twin import Twin, compiler
 from workloads.errors import RunFailed
@@ -169,8 +171,11 @@ def main() -> int:
     if compiler() is None:
         print("tests.bench: gcc is needed for the C twin", file=sys.stderr)
         return 1
-    load_in_order(_progress)
+    warm(_progress)
     began = time.monotonic()
+    # With other work on the cores, two processes meet less often than they would alone.
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    print(f"{cores} cores, load average {load:.1f} at the start")
     report = Report()
     try:
         twin = Twin()

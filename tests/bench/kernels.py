@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numba
@@ -11,7 +10,7 @@ from mmu.guest import should_stop, vm_exit
 from mmu.hw.tlb import EVERYTHING, flush_tlb_block, merge_blocks
 from mmu.hw.vcpu import enter_guest
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import Progress, kernel, registry, signature_of, warm
+from mmu.machine.kernel import kernel
 from mmu.machine.layout import ITERATOR, VCPU_ROOT, WORK_DONE
 from mmu.machine.lock import mmu_read_lock, mmu_read_unlock, mmu_write_lock, mmu_write_unlock
 from mmu.machine.primitives import cmpxchg, own, read_once, set_own, stopped
@@ -82,23 +81,6 @@ def write_lock_once(cpu: Cpu) -> None:
     """What a writer of mmu_lock waits is measured inside."""
     mmu_write_lock(cpu)
     mmu_write_unlock(cpu)
-
-
-def load_in_order(progress: Progress | None = None) -> None:
-    """Compile or load every kernel, callees first, then record that as `warm` does.
-
-    `warm` alone starts with what is new.  A new caller whose callees are not loaded yet makes
-    numba compile these again for its literal arguments, and without their plain signature: each
-    worker would then load that at its first call, in the middle of a measurement.
-    """
-    began = time.monotonic()
-    for done, each in enumerate(registry, start=1):
-        if not each.signatures:
-            each.compile(signature_of(each))
-            each.disable_compile()
-        if progress is not None:
-            progress(done, len(registry), time.monotonic() - began)
-    warm(registry)
 
 
 def _say_go(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:

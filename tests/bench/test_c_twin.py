@@ -12,9 +12,9 @@ import pytest
 
 from mmu.guest import vcpu_load
 from mmu.machine import layout as at
+from mmu.machine.kernel import warm
 from mmu.spte import ACCESS_READ
 from mmu.vm import GFN_BASE, Vm, VmConfig
-from tests.bench.kernels import load_in_order
 from tests.bench.twin import Twin, compiler, constants, differences
 from tests.bench.workers import Start, together
 from workloads.actors.memstress import memstress_batch, random_seed
@@ -29,7 +29,7 @@ SHARED_PAGES = 200_000  # no multiple of 512: neighbours share a table
 
 @pytest.fixture(scope="module")
 def twin() -> Twin:
-    load_in_order()
+    warm()
     return Twin()
 
 

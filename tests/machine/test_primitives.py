@@ -287,7 +287,7 @@ def test_every_kernel_has_one_signature_of_cpu_and_integers() -> None:
     for package in (mmu, workloads):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             importlib.import_module(module.name)
-    warm(registry)
+    warm()
     assert len(registry) > 50
     offenders = {
         f"{each.py_func.__module__}.{each.py_func.__name__}": each.signatures
