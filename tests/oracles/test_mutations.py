@@ -19,7 +19,7 @@ CAUGHT = {
     "memory-zeroed-again": ("memory", (*SMALL, "--huge-split", "zap")),
     "transitions-ladder": ("transitions", SMALL),
     "leaks-statistics": ("leaks", (*SMALL, "--huge-split", "fault")),
-    "leaks-lost-race": ("leaks", CROWDED),
+    "leaks-lost-page": ("leaks", PAGES_4K),
     "locks-not-taken": ("locks", SMALL),
     "locks-not-released": ("locks", SMALL),
 }
