@@ -120,6 +120,9 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
     """
     slot = slot_word(cpu, number)
     slots_lock(cpu)
+    if is_logged(cpu, slot):
+        slots_unlock(cpu)
+        return 0
     store_release(cpu, slot + SLOT_LOGGED, 1)
     fetch_add(cpu, LOGGING, config(cpu, C_USE_PML))
     synchronize_srcu(cpu)
@@ -140,10 +143,12 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
 @kernel
 def disable_dirty_log(cpu: Cpu, number: int) -> None:
     """Stop logging memslot `number`; huge pages are not put together again yet."""
+    slot = slot_word(cpu, number)
     slots_lock(cpu)
-    store_release(cpu, slot_word(cpu, number) + SLOT_LOGGED, 0)
-    fetch_add(cpu, LOGGING, -config(cpu, C_USE_PML))
-    synchronize_srcu(cpu)
+    if is_logged(cpu, slot):
+        store_release(cpu, slot + SLOT_LOGGED, 0)
+        fetch_add(cpu, LOGGING, -config(cpu, C_USE_PML))
+        synchronize_srcu(cpu)
     slots_unlock(cpu)
 
 

@@ -32,7 +32,7 @@ def tdprace(*words: object, cwd: Path | None = None) -> subprocess.CompletedProc
         (("stress", "dirty-log", "-b", "12Q"), 2, "'12Q' is not a size"),
         (("stress", "dirty-log", "-b", "3M", "-s", "2m"), 2, "no multiple of the backing page"),
         (("stress", "dirty-log", "-b", "64T", "-v", "2"), 2, "more guest memory than 64T"),
-        (("stress", "dirty-log", "-b", "16T", "-v", "4"), 3, "are free"),
+        (("stress", "dirty-log", "-b", "16T", "-v", "3"), 3, "are free"),
         ((*DIRTY_LOG, "-w", "101"), 2, "write percentage is 0 to 100"),
         ((*DIRTY_LOG, "-s", "64k"), 2, "'64k' is not a backing"),
         ((*DIRTY_LOG, "-x", "3"), 2, "-x 3 does not divide 1024 pages"),
