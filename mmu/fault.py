@@ -10,6 +10,7 @@ from mmu.dirty_log import mark_page_dirty
 from mmu.fast_fault import fast_page_fault
 from mmu.host.frames import host_mapping, mapping_pfn
 from mmu.machine import events
+from mmu.machine.conditions import LEAK_EXHAUSTED, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import inlined_kernel
@@ -24,10 +25,11 @@ from mmu.machine.layout import (
     N_PF_RETRY,
     N_PF_SPURIOUS,
     N_PF_TAKEN,
+    POOL_FRESH,
     VCPU_ROOT,
 )
 from mmu.machine.lock import mmu_read_lock, mmu_read_unlock
-from mmu.machine.primitives import config, cycles, emit, own, probe, set_own, tally
+from mmu.machine.primitives import config, cycles, emit, hint, own, probe, set_own, tally
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.memslots import is_logged, max_mapping_level, slot_of
 from mmu.pages import topup_for_fault
@@ -45,7 +47,10 @@ from mmu.tdp.map import (
 @inlined_kernel
 def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
     """Under mmu_lock held for read; a RET_PF_* code."""
-    topup_for_fault(cpu)
+    if not topup_for_fault(cpu):
+        # There are enough for everything mapped at 4K: somebody has lost some.
+        warn(cpu, 1, LEAK_EXHAUSTED, gfn, hint(cpu, POOL_FRESH), 0)
+        return RET_PF_EMULATE
     mapping = host_mapping(cpu, gfn)
     writable = mapping & SPTE_W != 0
     mmu_read_lock(cpu)

@@ -10,7 +10,7 @@ from mmu.machine.layout import ACTORS_MAX
 from mmu.policy import POLICIES
 from mmu.vm import VmConfig
 from workloads.errors import UsageError
-from workloads.units import parse_backing, parse_cores, parse_size, whole
+from workloads.units import parse_backing, parse_cores, parse_size, parse_tick, whole
 
 PAGE_BYTES = 4096
 LEVEL_PAGES = {1: 1, 2: 512, 3: 512 * 512}
@@ -110,7 +110,7 @@ def add_machine(parser: argparse.ArgumentParser, policies: tuple[str, ...]) -> N
     )
     parser.add_argument(
         "--tick-ms",
-        type=float,
+        type=parse_tick,
         default=4.0,
         metavar="MS",
         help="scheduler tick after which a long walk yields mmu_lock (default 4)",

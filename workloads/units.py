@@ -128,6 +128,17 @@ def parse_counts(text: str) -> list[int]:
     return list(counts)
 
 
+def parse_tick(text: str) -> float:
+    """Milliseconds between 0 (yield at every chance) and a minute.
+
+    Raises `UsageError` for anything else.
+    """
+    match = re.fullmatch(r"[0-9]+(\.[0-9]+)?", text.strip())
+    if match is None or float(text) > 60_000:
+        raise UsageError(f"{_quoted(text)} is not a tick; write milliseconds from 0 to 60000: 4")
+    return float(text)
+
+
 def parse_cores(text: str) -> tuple[int, ...]:
     """Core numbers of a list such as `0,1,0,1`, in order, repetitions kept.
 

@@ -6,6 +6,7 @@ Commands are imported when they are asked for: help and reports do not pay for n
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -79,8 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("tdprace: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (a pager, head): nothing is wrong.
-        sys.stderr.close()
+        # The reader of our output has gone (a pager, head): nothing is wrong, but Python would
+        # complain when it flushes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

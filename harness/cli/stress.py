@@ -126,7 +126,7 @@ def _run_variant(
             stored = time.monotonic()
 
     try:
-        session = Session(plan, status, watchdog_s=args.watchdog)
+        session = Session(plan, status, watchdog_s=args.watchdog, bounds=bool(args.patch))
         result = session.run(flag, on_phase)
     finally:
         status.close()
@@ -158,6 +158,9 @@ def _finish(
     say: Speaker,
 ) -> None:
     """Tables, violations and how to see them again; the stored document is final now."""
+    for run in runs:
+        for found in run["violations"]:
+            found["reproducer"] = f"tdprace {shlex.join(args.words)}"
     _assemble(document, runs, args.compare)
     outcomes = [run["outcome"] for run in runs]
     worst = max(outcomes, key=lambda each: list(EXIT).index(each))
@@ -181,7 +184,7 @@ def _finish(
         who = f" ({', '.join(found['actors'][:4])})" if found["actors"] else ""
         say(f"VIOLATION {found['oracle']}: {found['message']}{who}")
     if document["violations"]:
-        say(f"see it again: tdprace {shlex.join(args.words)}")
+        say(f"see it again: {document['violations'][0]['reproducer']}")
         say(_how_often(args, document))
     folder.write(document)
     folder.write_text(store.TABLE_FILE, say.text)

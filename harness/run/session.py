@@ -27,6 +27,7 @@ from harness.run.actor import END, ActorProcess, actor_main
 from harness.run.measure import actor_matrix, counters, difference, latencies, proportional_bytes
 from harness.run.status import Status
 from harness.run.watchdog import Watchdog
+from harness.watch.bounds import BoundsWatch
 from mmu.machine import layout as at
 from mmu.machine.blocking import add_and_wake, wait_briefly, wake
 from mmu.machine.futex import raw_load
@@ -103,13 +104,12 @@ class Session:
     """One run of one plan."""
 
     def __init__(
-        self, plan: Plan, status: Status, *, watchdog_s: float = 30.0, hook: int = 0, ctx: int = 0
+        self, plan: Plan, status: Status, *, watchdog_s: float = 30.0, bounds: bool = False
     ) -> None:
         self._plan = plan
         self._status = status
         self._names = actor_names(plan)
         self._watchdog_s = watchdog_s
-        self._hook, self._ctx = hook, ctx
         self._result = Result()
         self._processes: list[Any] = []
         self._messages = b""
@@ -122,6 +122,7 @@ class Session:
                 f"shared memory for {plan.vm.pages} guest pages cannot be mapped: {error};"
                 " give less memory"
             ) from error
+        self._bounds = BoundsWatch(self._vm) if bounds else None
 
     def run(self, flag: SignalFlag, on_phase: Callable[[Phase, Result], None]) -> Result:
         """Fork the actors and play every phase; `on_phase` is called after each."""
@@ -158,11 +159,19 @@ class Session:
         gc.freeze()
         for number, role in enumerate(self._plan.roles):
             index = number - first.setdefault(role, number)
-            actor = ActorProcess(self._vm, number, index, write_end, self._hook, self._ctx)
+            watch = self._bounds
+            hook, ctx = (watch.hook, watch.ctx(number)) if watch is not None else (0, 0)
+            actor = ActorProcess(self._vm, number, index, write_end, hook, ctx)
             core = self._plan.pins[number] if number < len(self._plan.pins) else None
             arguments = (actor, role, self._plan.phases, core, parent)
             process = context.Process(target=actor_main, args=arguments, daemon=True)
-            process.start()
+            try:
+                process.start()
+            except OSError as error:
+                raise MachineError(
+                    f"process {number + 1} of {len(self._plan.roles)} cannot be started:"
+                    f" {error.strerror}; give fewer vCPUs or raise ulimit -u"
+                ) from error
             self._processes.append(process)
         os.close(write_end)
         gc.unfreeze()

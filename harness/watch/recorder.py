@@ -2,8 +2,7 @@
 
 One function, `record`, is both: numba makes the callback of compiled code from it, and Python
 calls it as it stands.  So two runs of one program, compiled and interpreted, leave equal rows
-exactly if they did the same.  It reads and writes by address, through `load_word` and
-`store_word`, whose Python bodies say what their machine code does.
+exactly if they did the same.
 
 Everything it answers is fixed beforehand: GO, clock values that grow by one, no draws, no forced
 failures; and STOP from a given call on, to see that everything ends.  One recorder serves one
@@ -12,19 +11,11 @@ process at a time: its rows are not written atomically.
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache, partial
-from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core.typing import signature
-from numba.extending import lower_builtin, type_callable
 
-# Must come before anything is compiled here: it says where the cache is.
-from mmu.machine import kernel as _kernel  # noqa: F401  (imported for the cache folder it sets)
+from harness.watch.words import compiled_hook, load_word, store_word
 from mmu.machine.cpu import Observer, Words
 from mmu.machine.events import CLOCK, GO, STEP_LAST, STOP
 
@@ -42,16 +33,6 @@ CAPACITY_DEFAULT = 1 << 14
     HEADER_WORDS,
 ) = range(8)
 (ROW_ACTOR, ROW_KIND, ROW_A, ROW_B, ROW_C, ROW_VALUE, ROW_WORDS) = range(7)
-
-
-def load_word(address: int, index: int) -> int:
-    """Word `index` of the words at `address`."""
-    return ctypes.c_int64.from_address(address + 8 * index).value
-
-
-def store_word(address: int, index: int, value: int) -> None:
-    """Change that word."""
-    ctypes.c_int64.from_address(address + 8 * index).value = value
 
 
 def record(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
@@ -149,36 +130,4 @@ class Recorder:
 @cache
 def _hook_address() -> int:
     """Compile the callback, or load it from the cache, once per process."""
-    compiled = numba.cfunc(types.int64(*[types.int64] * 6), cache=True)(record)
-    return int(compiled.address)
-
-
-def _pointer(builder: Any, address: Any, index: Any) -> Any:
-    word = ir.IntType(64)
-    place = builder.add(address, builder.shl(index, ir.Constant(word, 3)))
-    return builder.inttoptr(place, word.as_pointer())
-
-
-def _generate_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    # Atomic, since other processes may change the word that a step is about.
-    return builder.load_atomic(_pointer(builder, args[0], args[1]), "monotonic", 8)
-
-
-def _generate_store(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    builder.store_atomic(args[2], _pointer(builder, args[0], args[1]), "monotonic", 8)
-    return context.get_dummy_value()
-
-
-def _type_load(context: Any) -> Any:
-    return lambda address, index: signature(types.int64, types.int64, types.int64)
-
-
-def _type_store(context: Any) -> Any:
-    return lambda address, index, value: signature(types.void, *[types.int64] * 3)
-
-
-# Called, not written as decorators: mypy cannot see numba's types there.
-type_callable(load_word)(_type_load)
-lower_builtin(load_word, types.int64, types.int64)(_generate_load)
-type_callable(store_word)(_type_store)
-lower_builtin(store_word, types.int64, types.int64, types.int64)(_generate_store)
+    return compiled_hook(record)

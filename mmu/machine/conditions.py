@@ -40,7 +40,9 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     LOCK_SLEEP,
     LOCK_HELD,
     TRANSITION_REMOVED,
-) = range(1, 16)
+    LIFETIME_OUTSIDE,
+    LEAK_EXHAUSTED,
+) = range(1, 18)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -70,6 +72,8 @@ CONDITIONS: dict[int, tuple[str, str]] = {
         "transitions",
         "frozen entry at word {a} was about to be changed to {c:#x}",
     ),
+    LIFETIME_OUTSIDE: ("lifetime", "step {b} was about to touch word {a}, outside the block"),
+    LEAK_EXHAUSTED: ("leaks", "gfn {a:#x}: no page-table page is left, {b} were handed out"),
     LOCK_MODE: ("locks", "a function that needs lock {a} ran while its actor held {b:#x}"),
     LOCK_ORDER: ("locks", "lock {a} was taken while {b:#x} was held"),
     LOCK_WRITERS: ("locks", "mmu_lock has two exclusive holders (word {a}): {b} and {c}"),

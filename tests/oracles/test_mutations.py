@@ -15,6 +15,7 @@ PAGES_4K = ("dirty-log", "-g", "-b", "8M", "-w", "50", "-i", "1")
 CROWDED = ("dirty-log", "-g", "-o", "-v", "2", "-b", "32M", "-i", "1")
 
 CAUGHT = {
+    "lifetime-wild-frame": ("lifetime", PAGES_4K),
     "mapping-wrong-frame": ("mapping", PAGES_4K),
     "memory-zeroed-again": ("memory", (*SMALL, "--huge-split", "zap")),
     "transitions-ladder": ("transitions", SMALL),

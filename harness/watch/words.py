@@ -1,0 +1,93 @@
+"""What compiled observers are made of: words by address, the clock, and how to compile a hook.
+
+An observer's own state lies outside the model's memory, so it cannot use the model's primitives.
+Python bodies say what the machine code does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core.typing import signature
+from numba.extending import lower_builtin, type_callable
+
+# Must come before anything is compiled here: it says where the cache is.
+from mmu.machine import kernel as _kernel  # noqa: F401  (imported for the cache folder it sets)
+
+Hook = Callable[[int, int, int, int, int, int], int]
+
+
+def load_word(address: int, index: int) -> int:
+    """Word `index` of the words at `address`."""
+    return ctypes.c_int64.from_address(address + 8 * index).value
+
+
+def store_word(address: int, index: int, value: int) -> None:
+    """Change that word."""
+    ctypes.c_int64.from_address(address + 8 * index).value = value
+
+
+def ticks() -> int:
+    """The time stamp counter (interpreted: nanoseconds)."""
+    return time.monotonic_ns()
+
+
+def compiled_hook(function: Hook) -> int:
+    """Address of the callback made of `function(ctx, actor, kind, a, b, c)`; kept for good."""
+    compiled = numba.cfunc(types.int64(*[types.int64] * 6), cache=True)(function)
+    _kept.append(compiled)
+    return int(compiled.address)
+
+
+_kept: list[Any] = []
+
+
+def _pointer(builder: Any, address: Any, index: Any) -> Any:
+    word = ir.IntType(64)
+    place = builder.add(address, builder.shl(index, ir.Constant(word, 3)))
+    return builder.inttoptr(place, word.as_pointer())
+
+
+def _generate_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    # Atomic, since other processes may change the word that a step is about.
+    return builder.load_atomic(_pointer(builder, args[0], args[1]), "monotonic", 8)
+
+
+def _generate_store(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    builder.store_atomic(args[2], _pointer(builder, args[0], args[1]), "monotonic", 8)
+    return context.get_dummy_value()
+
+
+def _generate_ticks(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    word = ir.IntType(64)
+    counter = builder.module.declare_intrinsic(
+        "llvm.readcyclecounter", (), ir.FunctionType(word, [])
+    )
+    return builder.call(counter, [])
+
+
+def _type_ticks(context: Any) -> Any:
+    return lambda: signature(types.int64)
+
+
+def _type_load(context: Any) -> Any:
+    return lambda address, index: signature(types.int64, types.int64, types.int64)
+
+
+def _type_store(context: Any) -> Any:
+    return lambda address, index, value: signature(types.void, *[types.int64] * 3)
+
+
+# Called, not written as decorators: mypy cannot see numba's types there.
+type_callable(load_word)(_type_load)
+lower_builtin(load_word, types.int64, types.int64)(_generate_load)
+type_callable(store_word)(_type_store)
+lower_builtin(store_word, types.int64, types.int64, types.int64)(_generate_store)
+type_callable(ticks)(_type_ticks)
+lower_builtin(ticks)(_generate_ticks)
