@@ -1,6 +1,8 @@
 """Tables in the documents are what their commands print; links and commands are real."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -24,6 +26,16 @@ def test_links_between_documents_lead_somewhere():
     for path in tables.documents():
         for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_python_example_prints_what_the_readme_says():
+    text = (tables.ROOT / "README.md").read_text()
+    (source, printed), *more = re.findall(
+        r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL
+    )
+    assert not more
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (printed, "")
 
 
 def test_make_targets_in_the_readme_exist():

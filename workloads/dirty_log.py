@@ -62,22 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="write only in the first of every N 2M-regions (default 1: everywhere)",
     )
-    parser.add_argument(
-        "-x",
-        "--slots",
-        type=whole("slots", 1, SLOTS_MAX),
-        default=1,
-        metavar="N",
-        help="memslots to divide the memory into (default 1)",
-    )
-    parser.add_argument(
-        "-p",
-        "--phys-offset",
-        type=parse_size,
-        default=GFN_BASE * PAGE_BYTES,
-        metavar="SIZE",
-        help="guest physical address where the memory begins (default 4G)",
-    )
+    _add_memory_shape(parser)
     parser.add_argument(
         "-a", "--random-access", action="store_true", help="pages at random, not in order"
     )
@@ -96,6 +81,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " default here (unlike the selftest, whose default is manual protection)",
     )
     add_machine(parser, POLICIES)
+
+
+def _add_memory_shape(parser: argparse.ArgumentParser) -> None:
+    """Where the memory lies and who runs in it."""
+    parser.add_argument(
+        "-x",
+        "--slots",
+        type=whole("slots", 1, SLOTS_MAX),
+        default=1,
+        metavar="N",
+        help="memslots to divide the memory into (default 1)",
+    )
+    parser.add_argument(
+        "-p",
+        "--phys-offset",
+        type=parse_size,
+        default=GFN_BASE * PAGE_BYTES,
+        metavar="SIZE",
+        help="guest physical address where the memory begins (default 4G)",
+    )
+    parser.add_argument(
+        "-m",
+        dest="guest_mode",
+        type=whole("the guest mode", 0, 0),
+        default=0,
+        metavar="ID",
+        help="guest mode; x86 has one, 0",
+    )
+    parser.add_argument(
+        "-n", dest="nested", action="store_true", help="run the vCPUs as L2: not modelled yet"
+    )
 
 
 def _enable(actor: Actor) -> None:
@@ -128,6 +144,8 @@ def plan(args: argparse.Namespace) -> Plan:
     """Derive VM and phases; raises UsageError if the options do not fit together."""
     pages = guest_pages(args)
     check_pins(args, args.vcpus + 1)
+    if args.nested:
+        raise UsageError("-n: nested guests are not modelled yet; leave it out")
     if pages % args.slots:
         raise UsageError(f"-x {args.slots} does not divide {pages} pages: choose a divisor")
     per_vcpu = pages if args.overlap else pages // args.vcpus

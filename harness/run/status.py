@@ -112,10 +112,10 @@ class Status:
             private = memory.rss - memory.shared
             resident += private
             if len(self._processes) <= SHOWN_PROCESSES_MAX:
-                lines.append(f"  {name:<10} {cpu[-1]:5.0f} % cpu  {size(private)} private")
+                lines.append(f"  {name:<10} {cpu[-1]:5.0f} % cpu  {size(private)} resident")
         if cpu and not lines:
             lines.append(
                 f"  {len(cpu)} processes: {sum(cpu):.0f} % cpu in total, each"
-                f" {min(cpu):.1f} to {max(cpu):.1f} %; {size(resident)} private"
+                f" {min(cpu):.1f} to {max(cpu):.1f} %; {size(resident)} resident, shared by fork"
             )
         return lines
