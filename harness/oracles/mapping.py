@@ -14,7 +14,7 @@ from mmu.machine import layout as at
 
 NAME = "mapping"
 PROPERTY = "an access lands in a frame that is its own; level and permission are the host's"
-IN_STRESS = "every access (owner word); audit"
+IN_STRESS = "every access (owner, permission); level by audit"
 
 
 def audit(snapshot: Snapshot) -> list[str]:

@@ -26,7 +26,6 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
 # (number, oracle, sentence); {a}, {b}, {c} are the values that `warn` was given.
 (
     MAPPING_OWNER,
-    MAPPING_LEVEL,
     MAPPING_PERMISSION,
     MEMORY_OLDER,
     TRANSITION_PFN,
@@ -42,14 +41,13 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TRANSITION_REMOVED,
     LIFETIME_OUTSIDE,
     LEAK_EXHAUSTED,
-) = range(1, 18)
+) = range(1, 17)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
         "mapping",
         "gfn {a:#x} was accessed in frame {b:#x}, whose owner is gfn {c:#x}",
     ),
-    MAPPING_LEVEL: ("mapping", "gfn {a:#x} is translated at level {b}, the host maps at level {c}"),
     MAPPING_PERMISSION: ("mapping", "gfn {a:#x} was reached with access {b}, its entry allows {c}"),
     MEMORY_OLDER: ("memory", "gfn {a:#x} holds value {b}, but {c} was seen there before"),
     TRANSITION_PFN: (
