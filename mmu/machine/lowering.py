@@ -54,13 +54,19 @@ def call_hook(builder: Any, cpu: Any, kind: Any, operands: Values) -> Any:
     return builder.call(function, [cpu.ctx, cpu.id, kind, *padded])
 
 
-def ask(builder: Any, cpu: Any, kind: Any, operands: Values, unwatched: Callable[[], Any]) -> Any:
-    """The hook's answer, or `unwatched()` when nobody watches."""
+def _branch_on_hook(builder: Any, cpu: Any) -> tuple[Any, Any]:
+    """Split here: (block with an observer, block without one), the former marked cold."""
     watched = builder.append_basic_block("watched")
     alone = builder.append_basic_block("alone")
-    done = builder.append_basic_block("done")
     branch = builder.cbranch(builder.icmp_signed("!=", cpu.hook, constant(0)), watched, alone)
     branch.set_weights([1, 1 << 20])
+    return watched, alone
+
+
+def ask(builder: Any, cpu: Any, kind: Any, operands: Values, unwatched: Callable[[], Any]) -> Any:
+    """The hook's answer, or `unwatched()` when nobody watches."""
+    watched, alone = _branch_on_hook(builder, cpu)
+    done = builder.append_basic_block("done")
     builder.position_at_end(watched)
     answer = call_hook(builder, cpu, kind, operands)
     builder.branch(done)
@@ -81,11 +87,8 @@ def observed(
 
     The STOP test sits on the watched path, so that code without a hook pays one branch only.
     """
-    watched = builder.append_basic_block("watched")
-    go = builder.append_basic_block("go")
+    watched, go = _branch_on_hook(builder, cpu)
     done = builder.append_basic_block("done")
-    branch = builder.cbranch(builder.icmp_signed("!=", cpu.hook, constant(0)), watched, go)
-    branch.set_weights([1, 1 << 20])
     builder.position_at_end(watched)
     verdict = call_hook(builder, cpu, constant(kind), operands)
     end = builder.block

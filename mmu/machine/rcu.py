@@ -24,7 +24,11 @@ from mmu.machine.primitives import config, cycles, emit, own, set_own, store_rel
 
 @inlined_kernel
 def rcu_read_lock(cpu: Cpu) -> None:
-    """Enter a read section; sections do not nest here."""
+    """Enter a read section; sections do not nest here.
+
+    A vCPU's section is timed where its fault is (one in `C_SAMPLE_MASK + 1`), everybody else's
+    always: these are few and long.
+    """
     xchg(cpu, cpu.own + RCU_SECTION, 1)
     set_own(cpu, HELD, own(cpu, HELD) | HELD_RCU)
     emit(cpu, events.RCU_ENTER, 0, 0, 0)

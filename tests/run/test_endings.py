@@ -25,9 +25,9 @@ CLEAN_UP_S = 3.0
 class Run:
     """A `tdprace stress` that would go on for hours."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *words: str) -> None:
         self.results = folder / "results"
-        command = [sys.executable, "-m", "harness", "stress", *ENDLESS]
+        command = [sys.executable, "-m", "harness", "stress", *ENDLESS, *words]
         self.process = subprocess.Popen(
             [*command, "--results", str(self.results)],
             stdout=subprocess.PIPE,
@@ -156,18 +156,7 @@ def test_interrupted(run, tmp_path, number):
 
 
 def test_the_watchdog_names_who_is_stuck(tmp_path):
-    it = Run.__new__(Run)
-    it.results = tmp_path / "results"
-    command = [sys.executable, "-m", "harness", "stress", *ENDLESS, "--watchdog", "1s"]
-    it.process = subprocess.Popen(
-        [*command, "--results", str(it.results)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    it.parent = psutil.Process(it.process.pid)
-    it.workers = it._wait_for_workers()
+    it = Run(tmp_path, "--watchdog", "1s")
     it.workers[2].suspend()
     _, errors = it.process.communicate(timeout=30)
     assert it.process.returncode == 4
