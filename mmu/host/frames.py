@@ -21,7 +21,6 @@ from mmu.machine.layout import (
     C_FRAME_PFN,
     C_FRAMES,
     C_GFN_BASE,
-    C_GFN_COUNT,
     C_MAPPING,
     C_MARKS,
     C_NEWEST,
@@ -44,13 +43,6 @@ MAPPING_RWX = SPTE_R | SPTE_W | SPTE_X
 
 MARK_DIRTY = 1
 MARK_ACCESSED = 2
-
-
-@kernel
-def in_memory(cpu: Cpu, gfn: int) -> int:
-    """Whether the host has anything for this gfn."""
-    relative = gfn - config(cpu, C_GFN_BASE)
-    return relative >= 0 and relative < config(cpu, C_GFN_COUNT)
 
 
 @inlined_kernel

@@ -54,7 +54,6 @@ RCU_LEAVE = 7
 TABLE_ALLOC = 8  # page
 TABLE_FREE = 9  # page
 SPLIT_HUGE_PAGE = 10  # gfn, level, result
-EVENT_COUNT = 11
 
 # Costs without a step: kind = COST + kind of cost, a = amount.
 COST = 128

@@ -71,7 +71,7 @@ ACTORS_MAX = 4096  # the request walk and the 12-bit actor number in violation r
 # A lock is a line: the word, its event count, its sleepers, finished exclusive phases, its owner.
 GATE, SLEEPERS, PHASES, OWNER = range(1, 5)
 
-_LINES = [64 + LINE * i for i in range(19)]
+_LINES = [64 + LINE * i for i in range(18)]
 (
     MMU_LOCK,
     PAGES_LOCK,  # tdp_mmu_pages_lock: the possible-NX list
@@ -89,8 +89,7 @@ _LINES = [64 + LINE * i for i in range(19)]
     WAITERS,  # drain hint: how many wait for others right now
     STOP_WORD,  # the harness wants everybody to end
     FINISHED,  # how many actors finished the phase, with event count
-    HEADER_TEST,  # free for tests of single words
-    HEADER_BENCH,
+    HEADER_BENCH,  # free for benchmarks of single words
     _HEADER_LAST,
 ) = _LINES
 HEADER_WORDS = _HEADER_LAST + LINE
@@ -102,7 +101,7 @@ POOL_FRESH = POOL + 1  # pages below this number were handed out at least once
 # Line 0, written by the vCPU, read by others: mode in the low bits, acknowledged request above.
 VCPU_STATE = 0  # with GATE and SLEEPERS
 # Line 1, written by others: what the vCPU is asked to do.
-REQUEST, FLUSH_BLOCK, REQUEST_DETAIL = range(LINE, LINE + 3)
+REQUEST, FLUSH_BLOCK = range(LINE, LINE + 2)
 # Line 2: read-side announcement of RCU.
 RCU_SECTION = 2 * LINE
 # Line 3 and 4: what the actor tells the supervisor.
@@ -114,12 +113,10 @@ RCU_SECTION = 2 * LINE
     PHASE_WORK,  # how much there is
     RANDOM,
     HELD,  # locks and sections held, bits of `mmu.machine.lock`
-    RCU_DEPTH,
     RCU_BEGAN,
     TICK_BEGAN,
     QUIET_BEGAN,
-    SCRATCH,
-) = range(3 * LINE, 3 * LINE + 12)
+) = range(3 * LINE, 3 * LINE + 10)
 # Line 5: the first violation that this actor saw, and how many.
 (
     VIOLATIONS,
