@@ -43,6 +43,7 @@ from mmu.machine.primitives import (
     fetch_add,
     fetch_or,
     own,
+    poke,
     read_once,
     set_own,
     stopped,
@@ -98,6 +99,12 @@ def drain_pml(cpu: Cpu) -> None:
 
 
 @kernel
+def _bitmap_words(cpu: Cpu, slot: int) -> int:
+    """Words of the slot's bitmap."""
+    return (config(cpu, slot + SLOT_PAGES) + BITMAP_BITS - 1) // BITMAP_BITS
+
+
+@kernel
 def _protect_slot(cpu: Cpu, slot: int) -> None:
     """Take what lets writes go unnoticed from every leaf of the slot (read lock held)."""
     base = config(cpu, slot + SLOT_BASE)
@@ -108,6 +115,14 @@ def _protect_slot(cpu: Cpu, slot: int) -> None:
         clear_bits_in_slot(cpu, root, base, end, LEVEL_2M, SPTE_W)
     else:
         clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, SPTE_W)
+
+
+@kernel
+def _forget_writes(cpu: Cpu, slot: int) -> None:
+    """Logging begins with an empty bitmap (kvm_alloc_dirty_bitmap); nobody sets bits yet."""
+    bitmap = config(cpu, slot + SLOT_BITMAP)
+    for word in range(_bitmap_words(cpu, slot)):
+        poke(cpu, bitmap + word, 0)
 
 
 @kernel
@@ -123,6 +138,7 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
     if is_logged(cpu, slot):
         slots_unlock(cpu)
         return 0
+    _forget_writes(cpu, slot)
     store_release(cpu, slot + SLOT_LOGGED, 1)
     fetch_add(cpu, LOGGING, config(cpu, C_USE_PML))
     synchronize_srcu(cpu)
@@ -178,12 +194,11 @@ def get_dirty_log(cpu: Cpu, number: int) -> int:
     base = config(cpu, slot + SLOT_BASE)
     bitmap = config(cpu, slot + SLOT_BITMAP)
     harvest = config(cpu, slot + SLOT_HARVEST)
-    words = (config(cpu, slot + SLOT_PAGES) + BITMAP_BITS - 1) // BITMAP_BITS
     pages = 0
     cleared = 0
     mmu_write_lock(cpu)
     root = read_once(cpu, ROOT)
-    for word in range(words):
+    for word in range(_bitmap_words(cpu, slot)):
         if stopped(cpu):
             break
         mask = 0

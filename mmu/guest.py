@@ -166,8 +166,9 @@ def quiet_point(cpu: Cpu) -> None:
     The harness's, not the VM's: no exit is counted and the PML buffer keeps its index.
     """
     warn(cpu, own(cpu, HELD) != 0, LOCK_HELD, 0, own(cpu, HELD), 0)
-    leave_guest(cpu, 0)
+    leave_guest(cpu, SRCU_HELD)
     publish_pml(cpu)
+    leave_guest(cpu, 0)
     yield_core(cpu)
     now = cycles(cpu)
     set_own(cpu, QUIET_BEGAN, now)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from harness.cli.common import write_json
 from harness.report.tables import Cell, render, size
 from harness.run.measure import cores
 from mmu.machine.clock import ticks_per_ns
@@ -22,7 +23,8 @@ Finding = tuple[bool, str, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """No options."""
+    """--json."""
+    parser.add_argument("--json", metavar="FILE|-", help="write JSON; with -, print nothing else")
 
 
 def _architecture() -> Finding:
@@ -95,5 +97,8 @@ def run(args: argparse.Namespace) -> int:
         good, found, consequence = check()
         fine = fine and good
         rows.append(["ok" if good else "PROBLEM", name, found, consequence])
-    print(render(["", "what", "found", "consequence"], rows))
+    findings = [dict(zip(("status", "what", "found", "consequence"), r, strict=True)) for r in rows]
+    write_json(args.json, {"findings": findings})
+    if args.json != "-":
+        print(render(["", "what", "found", "consequence"], rows))
     return 0 if fine else 3
