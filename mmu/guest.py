@@ -121,8 +121,7 @@ def _translate(cpu: Cpu, gfn: int, access: int) -> int:
             return entry
         entry = walk(cpu, gfn, access)
         if entry > 0:
-            # What the walker granted is cached now, with D if this is a write.
-            return tlb_lookup(cpu, gfn)
+            return entry
         if _fault_in(cpu, gfn, access, entry == VIOLATION_PERMISSION):
             return 0
     return 0

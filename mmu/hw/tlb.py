@@ -17,7 +17,7 @@ from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import C_TLB, C_TLB_BITS_4K, N_TLB_FLUSH, N_TLB_MISSES_4K, TLB_GENERATION
 from mmu.machine.primitives import config, emit, own, set_own, tally
 from mmu.spte import LEVEL_1G, LEVEL_4K, PFN_SHIFT
-from mmu.tdp_iter import level_shift
+from mmu.tdp_iter import level_shift, pages_of
 
 GENERATION_BITS = 24
 GENERATION_MASK = (1 << GENERATION_BITS) - 1
@@ -71,13 +71,18 @@ def _fill(cpu: Cpu, number: int, tag_number: int, value: int) -> None:
 
 
 @inlined_kernel
+def page_entry(cpu: Cpu, spte: int, gfn: int, level: int) -> int:
+    """A leaf's value, its frame adjusted to the page `gfn` inside it."""
+    return spte + ((gfn & (pages_of(cpu, level) - 1)) << PFN_SHIFT)
+
+
+@inlined_kernel
 def tlb_lookup(cpu: Cpu, gfn: int) -> int:
     """The cached entry that translates `gfn`, its frame adjusted to the page; 0 on a miss."""
     for level in range(LEVEL_4K, LEVEL_1G + 1):
-        shift = level_shift(cpu, level)
-        entry = _lookup(cpu, level, gfn >> shift)
+        entry = _lookup(cpu, level, gfn >> level_shift(cpu, level))
         if entry != 0:
-            return entry + ((gfn & ((1 << shift) - 1)) << PFN_SHIFT)
+            return page_entry(cpu, entry, gfn, level)
     return 0
 
 

@@ -7,7 +7,7 @@ if the entry changed meanwhile, the walk starts over.
 
 from __future__ import annotations
 
-from mmu.hw.tlb import structure_fill, structure_lookup, tlb_fill
+from mmu.hw.tlb import page_entry, structure_fill, structure_lookup, tlb_fill
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel
 from mmu.machine.layout import (
@@ -73,12 +73,16 @@ def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
     if granted == 0:
         return -2
     tlb_fill(cpu, gfn, level, granted)
-    return granted
+    return page_entry(cpu, granted, gfn, level)
 
 
 @inlined_kernel
 def walk(cpu: Cpu, gfn: int, access: int) -> int:
-    """Translate `gfn` for `access`: the entry (positive; now cached), or a VIOLATION_*."""
+    """Translate `gfn` for `access`: its entry, adjusted to the page (positive), or a VIOLATION_*.
+
+    What it grants is cached; the grant itself is returned, since the TLB may hold an older
+    translation of the page at another size.
+    """
     result = _walk_once(cpu, gfn, access)
     while result == -2 and not stopped(cpu):
         result = _walk_once(cpu, gfn, access)

@@ -37,15 +37,20 @@ static inline void cache_fill(struct cpu cpu, word number, word tag_number, word
 	place[1] = value;
 }
 
+/* A leaf's value, its frame adjusted to the page. */
+static inline word page_entry(struct cpu cpu, word spte, word gfn, word level)
+{
+	return spte + ((gfn & (((word)1 << level_shift(cpu, level)) - 1)) << PFN_SHIFT);
+}
+
 static inline word tlb_lookup(struct cpu cpu, word gfn)
 {
-	word shift, entry;
+	word entry;
 
 	for (word level = LEVEL_4K; level <= LEVEL_1G; level++) {
-		shift = level_shift(cpu, level);
-		entry = cache_lookup(cpu, level, gfn >> shift);
+		entry = cache_lookup(cpu, level, gfn >> level_shift(cpu, level));
 		if (entry != 0)
-			return entry + ((gfn & (((word)1 << shift) - 1)) << PFN_SHIFT);
+			return page_entry(cpu, entry, gfn, level);
 	}
 	return 0;
 }
@@ -102,7 +107,7 @@ again:
 		goto again;
 	cache_fill(cpu, level, gfn >> level_shift(cpu, level), granted);
 	cpu.own[N_TLB_MISSES_4K + level - 1]++;
-	return granted;
+	return page_entry(cpu, granted, gfn, level);
 }
 
 /* --- Guest mode ------------------------------------------------------------------------------- */
@@ -179,7 +184,7 @@ static inline word translate(struct cpu cpu, word gfn, word access)
 			return entry;
 		entry = walk(cpu, gfn, access);
 		if (entry > 0)
-			return tlb_lookup(cpu, gfn);
+			return entry;
 		if (fault_in(cpu, gfn, access, entry == VIOLATION_PERMISSION))
 			return 0;
 	}
