@@ -20,7 +20,7 @@ PACKAGES = ("mmu", "workloads", "harness")
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 400
 
-# Each layer may import itself and what stands above it here.  DESIGN.md, section 5.
+# Each layer may import itself and what stands above it here.  See docs/architecture.md.
 LAYERS: list[tuple[str, ...]] = [
     ("mmu.machine",),
     ("mmu.policy",),

@@ -1,4 +1,4 @@
-"""The errors that end a command, each with the exit status that DESIGN.md gives it.
+"""The errors that end a command, each with the exit status that the README states.
 
 Their message is all that a user sees, so it is one line that says what is wrong, where, and
 what to do. `harness.cli.main` prints it and exits with `status`; anything else that escapes is
