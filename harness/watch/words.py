@@ -17,8 +17,7 @@ from numba import types
 from numba.core.typing import signature
 from numba.extending import lower_builtin, type_callable
 
-# Must come before anything is compiled here: it says where the cache is.
-from mmu.machine import kernel as _kernel  # noqa: F401  (imported for the cache folder it sets)
+from mmu.machine.kernel import use_layer_cache
 
 Hook = Callable[[int, int, int, int, int, int], int]
 
@@ -40,6 +39,7 @@ def ticks() -> int:
 
 def compiled_hook(function: Hook) -> int:
     """Address of the callback made of `function(ctx, actor, kind, a, b, c)`; kept for good."""
+    use_layer_cache(function)
     compiled = numba.cfunc(types.int64(*[types.int64] * 6), cache=True)(function)
     _kept.append(compiled)
     return int(compiled.address)

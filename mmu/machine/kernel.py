@@ -1,9 +1,11 @@
 """`@kernel`: the one door to numba, and the cache that never runs yesterday's code.
 
 numba keys a cached function by its own file only: an edit in an imported file keeps old machine
-code alive.  So the cache lives in a folder named after a hash of *all* sources that kernels can
-be made of, plus the versions that produce code.  That must be set before numba is imported,
-which is why this module sets it at import and imports numba afterwards.
+code alive.  So compiled code lives in a folder named after a hash of *all* sources that it can be
+made of, plus the versions that produce code.  There is one such folder per layer: the model, the
+workloads' kernels above it, the harness' observers, and files of users; an edit of an observer
+does not compile the model again.  The root must be set before numba is imported, which is why
+this module sets it at import and imports numba afterwards.
 """
 
 from __future__ import annotations
@@ -21,16 +23,31 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
-KERNEL_FOLDERS = ("mmu", "workloads/actors", "workloads/traces", "harness/watch")
+_MODEL = ("mmu",)
+_WORKLOADS = (
+    *_MODEL,
+    "workloads/actors",
+    "workloads/litmus",
+    "workloads/scenarios",
+    "workloads/traces",
+)
+_HARNESS = (*_MODEL, "harness/watch", "harness/oracles", "harness/explore")
+# What compiled code of each layer can come from.
+KERNEL_FOLDERS = {
+    "mmu": _MODEL,
+    "workloads": _WORKLOADS,
+    "harness": _HARNESS,
+    "": tuple(dict.fromkeys((*_WORKLOADS, *_HARNESS))),  # files of users and tests
+}
 
 
-def model_hash() -> str:
-    """16 hex digits over every source file that compiled code can come from, and versions."""
+def source_hash(folders: tuple[str, ...] = _MODEL) -> str:
+    """16 hex digits over every source file in `folders`, and the versions that compile them."""
     digest = hashlib.sha256()
     for package in ("numba", "llvmlite", "numpy"):
         digest.update(f"{package} {version(package)} ".encode())
     digest.update(f"{sys.version} {platform.machine()}".encode())
-    for folder in KERNEL_FOLDERS:
+    for folder in folders:
         for path in sorted((SOURCE_ROOT / folder).rglob("*.py")):
             digest.update(str(path.relative_to(SOURCE_ROOT)).encode())
             digest.update(path.read_bytes())
@@ -43,8 +60,12 @@ def cache_root() -> Path:
     return Path(base) / "tdprace"
 
 
-MODEL_HASH = model_hash()
+MODEL_HASH = source_hash()
 CACHE_DIR = cache_root() / MODEL_HASH
+_LAYER_DIRS = {
+    layer: CACHE_DIR / f"{layer or 'user'}-{source_hash(folders)}"
+    for layer, folders in KERNEL_FOLDERS.items()
+}
 os.environ["NUMBA_CACHE_DIR"] = str(CACHE_DIR)
 
 import numba  # noqa: E402  (the cache folder is read when numba is imported)
@@ -54,7 +75,6 @@ from mmu.machine.cpu import cpu_type  # noqa: E402  (it imports numba)
 
 # Inline assembly aborts the process unless the assembly parser was initialised first.
 binding.initialize_native_asmparser()
-numba.config.CACHE_DIR = str(CACHE_DIR)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Progress = Callable[[int, int, float], None]
@@ -77,13 +97,28 @@ class Kernel(Protocol):
 registry: list[Kernel] = []
 
 
+def use_layer_cache(function: Callable[..., Any]) -> Path:
+    """Have what numba decorates next cached in its own layer's folder, which is returned."""
+    path = Path(function.__code__.co_filename).resolve()
+    inside = path.is_relative_to(SOURCE_ROOT)
+    top = path.relative_to(SOURCE_ROOT).parts[0] if inside else ""
+    folder = _LAYER_DIRS[top if top in _LAYER_DIRS else ""]
+    numba.config.CACHE_DIR = str(folder)
+    return folder
+
+
+def _compiled(function: Callable[..., Any], **options: bool) -> Any:
+    use_layer_cache(function)
+    return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+
+
 def kernel(function: Function) -> Function:
     """Compile `function` with numba; every argument is int64 but a first one called `cpu`.
 
     The result is called as the function was; `interpreted` (see `twin`) runs the same source
     uncompiled.  Kernels never raise: they return codes, and `warn` reports what must not be.
     """
-    compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    compiled = _compiled(function)
     registry.append(compiled)
     return cast("Function", compiled)
 
@@ -94,17 +129,14 @@ def inlined_kernel(function: Function) -> Function:
     LLVM would leave them out of line for their size; every call costs about 3 ns here, since the
     machine's state is passed by value and each return carries a status.
     """
-    compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(
-        function
-    )
+    compiled = _compiled(function, forceinline=True)
     registry.append(compiled)
     return cast("Function", compiled)
 
 
 def array_kernel(function: Function) -> Function:
-    """Compile a function over numpy arrays (trace parsing and the like): no part of the model."""
-    compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    return cast("Function", compiled)
+    """Compile a function over arrays or addresses (parsing, observers): no part of the model."""
+    return cast("Function", _compiled(function))
 
 
 def signature_of(compiled: Kernel) -> tuple[Any, ...]:
@@ -114,7 +146,8 @@ def signature_of(compiled: Kernel) -> tuple[Any, ...]:
 
 
 def _name(compiled: Kernel) -> str:
-    return f"{compiled.py_func.__module__}.{compiled.py_func.__qualname__}"
+    function = compiled.py_func
+    return f"{use_layer_cache(function).name}:{function.__module__}.{function.__qualname__}"
 
 
 def warm(progress: Progress | None = None) -> float:
