@@ -102,6 +102,23 @@ class World:
         """Everything as at the beginning of an execution."""
         self.words[:] = self.initial
 
+    def audited_regions(self) -> list[tuple[int, int]]:
+        """(first, end) words that audits of a VM at rest look at: equal words, equal verdict."""
+        if self.vm is None:
+            return []
+        layout = self.vm.layout
+        regions = [(at.MMU_LOCK, at.HEADER_WORDS)]
+        for actor in range(self.vm.config.actors):
+            own = layout.actor(actor)
+            regions.append((own, own + 1))  # vCPU state
+            regions.append((own + at.RCU_SECTION, own + at.RCU_SECTION + 1))
+            regions.append((own + at.HELD, own + at.HELD + 1))
+            regions.append((own + at.VIOLATIONS, own + at.VIOLATION_C + 1))
+            regions.append((own + at.TABLE_CACHE_COUNT, own + at.COUNTERS))
+        regions += [(region.start, region.end) for name, region in layout.regions.items()
+                    if name != "actors" and region.words]
+        return regions
+
     def outcome_words(self) -> list[int]:
         """Indices of the words that make up an outcome."""
         return [self.index_of(name) for name in self.scenario.outcome]

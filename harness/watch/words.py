@@ -45,6 +45,14 @@ def compiled_hook(function: Hook) -> int:
     return int(compiled.address)
 
 
+def compiled_function(function: Callable[..., int], arguments: int = 2) -> int:
+    """Address of the C function made of `function`, of int64 arguments; kept for good."""
+    use_layer_cache(function)
+    compiled = numba.cfunc(types.int64(*[types.int64] * arguments), cache=True)(function)
+    _kept.append(compiled)
+    return int(compiled.address)
+
+
 _kept: list[Any] = []
 
 
@@ -91,3 +99,31 @@ type_callable(store_word)(_type_store)
 lower_builtin(store_word, types.int64, types.int64, types.int64)(_generate_store)
 type_callable(ticks)(_type_ticks)
 lower_builtin(ticks)(_generate_ticks)
+
+
+# --- An observer's own words: nobody else sees them, so the compiler may do as it likes ----------
+
+
+def get(block: int, index: int) -> int:
+    """Word `index` of the observer's own block at address `block`."""
+    return load_word(block, index)
+
+
+def put(block: int, index: int, value: int) -> None:
+    """Change that word."""
+    store_word(block, index, value)
+
+
+def _generate_get(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.load(_pointer(builder, args[0], args[1]), align=8)
+
+
+def _generate_put(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    builder.store(args[2], _pointer(builder, args[0], args[1]), align=8)
+    return context.get_dummy_value()
+
+
+type_callable(get)(_type_load)
+lower_builtin(get, types.int64, types.int64)(_generate_get)
+type_callable(put)(_type_store)
+lower_builtin(put, types.int64, types.int64, types.int64)(_generate_put)

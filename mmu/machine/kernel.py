@@ -139,6 +139,11 @@ def array_kernel(function: Function) -> Function:
     return cast("Function", _compiled(function))
 
 
+def inlined_array_kernel(function: Function) -> Function:
+    """An `array_kernel` that its callers swallow whole."""
+    return cast("Function", _compiled(function, forceinline=True))
+
+
 def signature_of(compiled: Kernel) -> tuple[Any, ...]:
     """The one signature that a kernel has, by its parameters' names."""
     names = inspect.signature(compiled.py_func).parameters

@@ -1,0 +1,87 @@
+"""What an execution's end means: faults of the engine, the model's assertions, outcomes, audits."""
+
+from __future__ import annotations
+
+from harness.explore import block as at
+from harness.explore.trace import Finding, Step
+from harness.explore.world import World
+from harness.oracles.verdict import audits, reported
+from mmu.machine.conditions import CONDITIONS
+from mmu.machine.cpu import Words
+from mmu.machine.events import WARN
+from workloads.scenario import FORBIDDEN, Scenario
+
+Steps = tuple[Step, ...]
+
+
+def grade_of(scenario: Scenario, values: tuple[int, ...]) -> tuple[str, str]:
+    """(grade, sentence) of an outcome."""
+    for outcome in scenario.outcomes:
+        if outcome.values == values:
+            return outcome.grade, outcome.sentence
+    return scenario.otherwise, "not listed"
+
+
+def outcome_text(scenario: Scenario, values: tuple[int, ...]) -> str:
+    """`r0=0, r1=0`."""
+    return ", ".join(f"{name}={v}" for name, v in zip(scenario.outcome, values, strict=True))
+
+
+def outcome_finding(world: World, values: tuple[int, ...], steps: Steps) -> Finding | None:
+    """A finding if the outcome is forbidden."""
+    grade, sentence = grade_of(world.scenario, values)
+    if grade != FORBIDDEN:
+        return None
+    message = f"{outcome_text(world.scenario, values)} is forbidden: {sentence}"
+    return Finding("outcome", message, -1, steps)
+
+
+def audit_finding(world: World, steps: Steps) -> Finding | None:
+    """What the oracles' audits say about a VM at rest."""
+    vm = world.vm
+    if vm is None:
+        return None
+    names = [actor.name for actor in world.scenario.actors]
+    for violation in [*reported(vm, names), *audits(vm)]:
+        actor = names.index(violation.actors[0]) if violation.actors else -1
+        return Finding(violation.oracle, violation.message, actor, steps)
+    return None
+
+
+def fault_finding(world: World, block: Words, steps: Steps) -> Finding:
+    """What the engine or the model's own assertions have noticed."""
+    fault, actor = int(block[at.H_FAULT]), int(block[at.H_FAULT_ACTOR])
+    a, b, c = (int(block[word]) for word in (at.H_FAULT_A, at.H_FAULT_B, at.H_FAULT_C))
+    if fault >= WARN:
+        oracle, sentence = CONDITIONS[fault - WARN]
+        return Finding(oracle, sentence.format(a=a, b=b, c=c), actor, steps)
+    names = [each.name for each in world.scenario.actors]
+    oracle, message = _engine_fault(world, fault, names, actor, a, b, c)
+    return Finding(oracle, message, actor, steps)
+
+
+def _engine_fault(
+    world: World, fault: int, names: list[str], actor: int, a: int, b: int, c: int
+) -> tuple[str, str]:
+    if fault in (at.FAULT_DEADLOCK, at.FAULT_LIVELOCK):
+        stuck = ", ".join(name for number, name in enumerate(names) if a >> number & 1)
+        if fault == at.FAULT_DEADLOCK:
+            return "deadlock", f"nobody can go on: {stuck} wait for ever"
+        return "livelock", f"nobody can help: {stuck} would retry for ever"
+    if fault == at.FAULT_WILD:
+        return "lifetime", f"{names[actor]} was about to touch word {a}, outside the block"
+    if fault == at.FAULT_RAISED:
+        return "raised", f"{names[actor] if actor >= 0 else 'finish'} raised an exception"
+    if fault == at.FAULT_CHECK:
+        return "check", world.scenario.check_text.format(a)
+    if fault == at.FAULT_CHECK_STUCK:
+        return "check", f"the check cannot go on: it waits for {world.name_of(a)}"
+    if fault == at.FAULT_CHAIN:
+        return "transitions", (
+            f"{world.name_of(a)}: a change from {b:#x} to {c:#x} was reported, which is not what"
+            " happened to it"
+        )
+    return "diverged", (
+        f"the scenario is not deterministic: repeated, step {a} of {names[actor]} was another;"
+        " something else than shared words decides"
+    )

@@ -1,0 +1,366 @@
+"""What happens before what in the present trace, and which steps race.
+
+Two rows *race* if they are of different actors, conflict, and nothing orders them but themselves:
+then there is an execution in which the later one comes first.  For a step that had to wait (a
+lock, `wait_while`) that is so only if it could be done without the earlier one; the search goes
+on backwards to the step that closed the last window in which it was possible.
+
+Clocks: word `q` of a row's clock is the number (one higher) of the last row of actor `q` that
+happens before it or is it.
+"""
+
+from __future__ import annotations
+
+from harness.explore import block as at
+from harness.explore.attempts import helper, is_helped, last_before
+from harness.explore.block import (
+    A_ADDR,
+    A_ATTEMPT,
+    A_B,
+    A_C,
+    A_KIND,
+    R_ACTOR,
+    R_ADDR,
+    R_ATTEMPT,
+    R_B,
+    R_C,
+    R_CLASS,
+    R_CLOCK,
+    R_KIND,
+    R_NEW,
+    R_OLD,
+    R_PREV_ACTOR,
+    R_PREV_WORD,
+    R_RACE,
+    actor_at,
+    row_at,
+    word_now,
+)
+from harness.explore.steps import (
+    READ,
+    WRITE,
+    class_of,
+    classes_conflict,
+    guard_holds,
+    is_guarded,
+)
+from harness.watch.words import get, put
+from mmu.machine.events import AGAIN
+from mmu.machine.kernel import array_kernel, inlined_array_kernel
+
+
+@inlined_array_kernel
+def happens_before(ctx: int, early: int, late: int) -> int:
+    """Whether row `early` happens before row `late` (early < late)."""
+    actor = get(row_at(ctx, early), R_ACTOR)
+    return int(get(row_at(ctx, late), R_CLOCK + actor) > early)
+
+
+@inlined_array_kernel
+def _begin_clock(ctx: int, row: int, clock: int) -> None:
+    """Fill the words at `row`+`clock` with what happens before the row by its own actor."""
+    before = get(row, R_PREV_ACTOR)
+    actors = get(ctx, at.H_ACTORS)
+    if before == 0:
+        for actor in range(actors):
+            put(row, clock + actor, 0)
+    else:
+        previous = row_at(ctx, before - 1)
+        for actor in range(actors):
+            put(row, clock + actor, get(previous, R_CLOCK + actor))
+
+
+@inlined_array_kernel
+def _join(ctx: int, row: int, clock: int, other: int) -> None:
+    """Add what happens before (and at) row `other` to a clock."""
+    for actor in range(get(ctx, at.H_ACTORS)):
+        theirs = get(other, R_CLOCK + actor)
+        if theirs > get(row, clock + actor):
+            put(row, clock + actor, theirs)
+
+
+@array_kernel
+def _stamp(ctx: int, depth: int) -> None:
+    """Compute the clock of a row from those below it."""
+    row = row_at(ctx, depth)
+    actor, access = get(row, R_ACTOR), get(row, R_CLASS)
+    _begin_clock(ctx, row, R_CLOCK)
+    event = get(row, R_PREV_WORD) if get(row, R_ADDR) >= 0 else 0
+    while event != 0:
+        other = row_at(ctx, event - 1)
+        their_class = get(other, R_CLASS)
+        if get(row, R_CLOCK + get(other, R_ACTOR)) < event and classes_conflict(
+            their_class, access
+        ):
+            _join(ctx, row, R_CLOCK, other)
+        # A write conflicts with all that came before it, so nothing older is missing.
+        event = 0 if their_class == WRITE else get(other, R_PREV_WORD)
+    if get(row, R_KIND) == AGAIN:
+        _join_helpers(ctx, depth, row)
+    elif get(ctx, at.H_AGAINS) != 0 and access != READ:
+        _join_attempts(ctx, depth, row)
+    put(row, R_CLOCK + actor, depth + 1)
+
+
+@array_kernel
+def _join_helpers(ctx: int, depth: int, row: int) -> None:
+    """AGAIN reads every word of its attempt: it comes after what was written there so far."""
+    last, began = get(row, R_PREV_ACTOR), get(row, R_ATTEMPT)
+    for event in range(depth):
+        other = row_at(ctx, event)
+        if _spoils(ctx, other, event, last, began, get(row, R_ACTOR)):
+            _join(ctx, row, R_CLOCK, other)
+
+
+@array_kernel
+def _spoils(ctx: int, other: int, event: int, last: int, began: int, actor: int) -> int:
+    """Whether row `event` wrote a word that the attempt (rows `began` to `last`) read."""
+    if get(other, R_ACTOR) == actor or get(other, R_ADDR) < 0 or get(other, R_CLASS) == READ:
+        return 0
+    while last > began:
+        row = row_at(ctx, last - 1)
+        if get(row, R_ADDR) == get(other, R_ADDR) and event >= last:
+            return 1
+        last = get(row, R_PREV_ACTOR)
+    return 0
+
+
+@array_kernel
+def _reads_again(ctx: int, again: int, addr: int) -> int:
+    """Whether the attempt that row `again` ends touched word `addr`."""
+    last, began = get(again, R_PREV_ACTOR), get(again, R_ATTEMPT)
+    while last > began:
+        row = row_at(ctx, last - 1)
+        if get(row, R_ADDR) == addr:
+            return 1
+        last = get(row, R_PREV_ACTOR)
+    return 0
+
+
+@array_kernel
+def _join_attempts(ctx: int, depth: int, row: int) -> None:
+    """A write comes after each AGAIN that has looked at its word."""
+    for event in range(depth):
+        other = row_at(ctx, event)
+        if get(other, R_KIND) == AGAIN and get(other, R_ACTOR) != get(row, R_ACTOR):
+            if _reads_again(ctx, other, get(row, R_ADDR)):
+                _join(ctx, row, R_CLOCK, other)
+
+
+@array_kernel
+def stamp_up_to(ctx: int, depth: int) -> None:
+    """Have the clocks of all rows below `depth`."""
+    for d in range(get(ctx, at.H_STAMPED), depth):
+        _stamp(ctx, d)
+    put(ctx, at.H_STAMPED, max(get(ctx, at.H_STAMPED), depth))
+
+
+@array_kernel
+def is_surely_helped(ctx: int, actor: int) -> int:
+    """Whether the attempt may start over at once, in this and every equivalent execution."""
+    if get(ctx, at.H_SYSTEMATIC) == 0:
+        return is_helped(ctx, actor)
+    depth = get(ctx, at.H_DEPTH)
+    last = last_before(ctx, actor, depth)
+    if last == 0:
+        return 0
+    stamp_up_to(ctx, depth)
+    began = get(actor_at(ctx, actor), A_ATTEMPT)
+    return int(helper(ctx, last, began, depth, row_at(ctx, last - 1)) != 0)
+
+
+# --- Races ---------------------------------------------------------------------------------------
+
+
+@array_kernel
+def value_without(ctx: int, early: int, late: int) -> int:
+    """What the word of row `late` would hold just before it if row `early`, and all that happens
+    after that, came later: its value before `early`, and what commutes with `early` added."""
+    first = row_at(ctx, early)
+    value = get(first, R_OLD)
+    event = get(row_at(ctx, late), R_PREV_WORD)
+    while event > early + 1:
+        row = row_at(ctx, event - 1)
+        if happens_before(ctx, early, event - 1) == 0:
+            value += get(row, R_NEW) - get(row, R_OLD)
+        event = get(row, R_PREV_WORD)
+    return value
+
+
+@array_kernel
+def find_races(ctx: int, depth: int) -> int:
+    """Fill R_RACE of row `depth` (whose clock is not needed); the mask of racing actors."""
+    row = row_at(ctx, depth)
+    actor, kind, access = get(row, R_ACTOR), get(row, R_KIND), get(row, R_CLASS)
+    if kind == AGAIN:
+        return _find_again_races(ctx, depth)
+    if get(row, R_ADDR) < 0:
+        return 0
+    found = 0
+    # What is known to come before: by the own actor, then by each race that was found.
+    covered = row_at(ctx, get(ctx, at.H_STEPS_MAX) + 1)
+    _copy_base(ctx, row, covered)
+    event = get(row, R_PREV_WORD)
+    while event != 0:
+        other = row_at(ctx, event - 1)
+        them, their_class = get(other, R_ACTOR), get(other, R_CLASS)
+        before = event
+        event = get(other, R_PREV_WORD)
+        if them == actor or get(covered, R_CLOCK + them) >= before:
+            if their_class == WRITE:
+                break
+            continue
+        if classes_conflict(their_class, access) == 0:
+            continue
+        if is_guarded(kind) and not _possible_without(ctx, before - 1, depth, row):
+            continue
+        put(row, R_RACE + them, before)
+        found |= 1 << them
+        _join(ctx, covered, R_CLOCK, other)
+        if their_class == WRITE:
+            break
+    if get(ctx, at.H_AGAINS) != 0 and access != READ:
+        found = _find_races_with_again(ctx, depth, found, covered)
+    return found
+
+
+@inlined_array_kernel
+def _copy_base(ctx: int, row: int, covered: int) -> None:
+    put(covered, R_PREV_ACTOR, get(row, R_PREV_ACTOR))
+    _begin_clock(ctx, covered, R_CLOCK)
+
+
+@array_kernel
+def _possible_without(ctx: int, early: int, late: int, row: int) -> int:
+    """Whether the guarded step of row `late` could be done before row `early`."""
+    return guard_holds(get(row, R_KIND), value_without(ctx, early, late), get(row, R_B))
+
+
+@array_kernel
+def _find_again_races(ctx: int, depth: int) -> int:
+    """AGAIN races with a write that it comes after if another one would have helped as well."""
+    row = row_at(ctx, depth)
+    actor, last, began = get(row, R_ACTOR), get(row, R_PREV_ACTOR), get(row, R_ATTEMPT)
+    found = 0
+    for early in range(depth):
+        other = row_at(ctx, early)
+        if not _spoils(ctx, other, early, last, began, actor):
+            continue
+        if last != 0 and happens_before(ctx, early, last - 1):
+            continue
+        possible = 0
+        for event in range(depth):
+            helps = event != early and (event < early or happens_before(ctx, early, event) == 0)
+            if helps and _spoils(ctx, row_at(ctx, event), event, last, began, actor):
+                possible = 1
+        if possible:
+            put(row, R_RACE + get(other, R_ACTOR), early + 1)
+            found |= 1 << get(other, R_ACTOR)
+    return found
+
+
+@array_kernel
+def _find_races_with_again(ctx: int, depth: int, found: int, covered: int) -> int:
+    """A write races with each AGAIN that has looked at its word."""
+    row = row_at(ctx, depth)
+    for early in range(depth):
+        other = row_at(ctx, early)
+        them = get(other, R_ACTOR)
+        if get(other, R_KIND) != AGAIN or them == get(row, R_ACTOR):
+            continue
+        if get(covered, R_CLOCK + them) > early or (found >> them) & 1 != 0:
+            continue
+        if _reads_again(ctx, other, get(row, R_ADDR)):
+            put(row, R_RACE + them, early + 1)
+            found |= 1 << them
+    return found
+
+
+@array_kernel
+def write_pending_row(ctx: int, depth: int, actor: int) -> None:
+    """A row for the step that `actor` could not do when the execution ended."""
+    row, handle = row_at(ctx, depth), actor_at(ctx, actor)
+    kind, addr = get(handle, A_KIND), get(handle, A_ADDR)
+    b, c = get(handle, A_B), get(handle, A_C)
+    put(row, R_ACTOR, actor)
+    put(row, R_KIND, kind)
+    put(row, R_ADDR, addr)
+    put(row, R_B, b)
+    put(row, R_C, c)
+    put(row, R_PREV_ACTOR, last_before(ctx, actor, depth))
+    if kind == AGAIN:
+        put(row, R_ATTEMPT, get(handle, A_ATTEMPT))
+        put(row, R_PREV_WORD, 0)
+        put(row, R_CLASS, READ)
+    else:
+        word = word_now(ctx, addr)
+        put(row, R_OLD, word)
+        put(row, R_NEW, word)
+        put(row, R_CLASS, class_of(kind, word, b, c))
+        put(row, R_PREV_WORD, get(get(ctx, at.H_LAST), addr))
+
+
+# --- Reversing a race ----------------------------------------------------------------------------
+
+
+@array_kernel
+def class_reversed(ctx: int, early: int, late: int) -> int:
+    """Class of row `late` when it comes before row `early`: a cmpxchg may end differently."""
+    row = row_at(ctx, late)
+    if get(row, R_ADDR) < 0 or get(row_at(ctx, early), R_ADDR) != get(row, R_ADDR):
+        return get(row, R_CLASS)
+    word = value_without(ctx, early, late)
+    return class_of(get(row, R_KIND), word, get(row, R_B), get(row, R_C))
+
+
+@array_kernel
+def initials(ctx: int, early: int, late: int) -> int:
+    """Actors who could go first instead of row `early` so that row `late` comes before it.
+
+    Of the rows between that do not happen after `early`, followed by `late`: the actors whose
+    first row there comes after no other row of them.
+    """
+    actors = get(ctx, at.H_ACTORS)
+    result = 0
+    seen = 0
+    first = row_at(ctx, get(ctx, at.H_STEPS_MAX) + 2)  # scratch: first row of each actor
+    for d in range(early + 1, late):
+        if happens_before(ctx, early, d):
+            continue
+        row = row_at(ctx, d)
+        actor = get(row, R_ACTOR)
+        if (seen >> actor) & 1 != 0:
+            continue
+        free = 1
+        for other in range(actors):
+            if (seen >> other) & 1 != 0 and get(row, R_CLOCK + other) > get(first, other):
+                free = 0
+        seen |= 1 << actor
+        put(first, actor, d)
+        result |= free << actor
+    row = row_at(ctx, late)
+    actor = get(row, R_ACTOR)
+    if (seen >> actor) & 1 == 0:
+        result |= _last_is_initial(ctx, early, late) << actor
+    return result
+
+
+@array_kernel
+def _last_is_initial(ctx: int, early: int, late: int) -> int:
+    """Whether row `late` itself comes after none of the rows between that stay."""
+    row = row_at(ctx, late)
+    before, addr = get(row, R_PREV_ACTOR), get(row, R_ADDR)
+    access = class_reversed(ctx, early, late)
+    for d in range(early + 1, late):
+        if happens_before(ctx, early, d):
+            continue
+        other = row_at(ctx, d)
+        if before > d and happens_before(ctx, d, before - 1):
+            return 0
+        if get(row, R_KIND) == AGAIN:
+            if get(other, R_ADDR) >= 0 and get(other, R_CLASS) != READ:
+                return 0
+        elif get(other, R_ADDR) == addr and addr >= 0:
+            if classes_conflict(get(other, R_CLASS), access):
+                return 0
+    return 1
