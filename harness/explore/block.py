@@ -63,6 +63,8 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_ANSWERED,  # what it needs not be asked again: bits ASK_*
     # The scenario.
     H_PROBES,
+    H_ANSWERS,  # address of recorded (actor, answer) pairs, 0: none
+    H_ANSWER_COUNT,
     H_FINISH,  # address of its kernel, 0: none
     H_CHECK,
     H_CHECKED,  # what the check returned
@@ -78,15 +80,16 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_BEGIN,
     H_CHOOSE,
     H_FINISH_EXECUTION,
-    H_SYSTEMATIC,  # answers to draws are enumerated, clocks are kept
+    H_SYSTEMATIC,  # what becomes of draws; but for RANDOM_DRAWS, clocks are kept
     H_RANDOM,
     H_STRATEGY,  # 32 words and a block address of the strategy's own
-) = range(55)
+) = range(57)
 STRATEGY_WORDS = 32
 H_STRATEGY_BLOCK = H_STRATEGY + STRATEGY_WORDS
 HEADER_WORDS = H_STRATEGY_BLOCK + 8
 
 STARTING, RUNNING, ALONE = range(3)
+RANDOM_DRAWS, ALL_DRAWS, NO_DRAWS = range(3)  # H_SYSTEMATIC
 HUB = -1  # nobody goes on: the execution is over
 
 (
@@ -108,7 +111,9 @@ HUB = -1  # nobody goes on: the execution is over
     FAULT_CHECK,
     FAULT_CHECK_STUCK,
     FAULT_CHAIN,
-) = range(9)
+    FAULT_DRAWS,
+    FAULT_MEMORY,
+) = range(11)
 
 BOUND_STEPS = 1
 BOUND_PREEMPTIONS = 2
@@ -129,8 +134,9 @@ ASK_FAULT = 4
     A_C,
     A_LAST,  # its last row
     A_ATTEMPT,  # depth at which its present attempt began
+    A_ANSWERED,  # recorded answers that were looked at
     A_STRATEGY,  # four words of the strategy's own
-) = range(11)
+) = range(12)
 ACTOR_WORDS = 16
 
 # A row.
@@ -151,8 +157,9 @@ ACTOR_WORDS = 16
     R_BACKTRACK,
     R_DONE,
     R_ATTEMPT,  # AGAIN: where the attempt began
-) = range(16)
-R_PENDING = 16  # per actor: what it was about to do (see `steps.summary`)
+    R_RACING,  # mask of actors whose row stands in R_RACE
+) = range(17)
+R_PENDING = 17  # per actor: what it was about to do (see `steps.summary`)
 R_CLOCK = R_PENDING + ACTORS_MAX  # per actor: its last row that happens before or at this one
 R_RACE = R_CLOCK + ACTORS_MAX  # per actor: its row that this one is in a reversible race with
 ROW_WORDS = R_RACE + ACTORS_MAX
@@ -189,8 +196,8 @@ def random_word(ctx: int) -> int:
 
 @inlined_array_kernel
 def random_below(ctx: int, limit: int) -> int:
-    """Uniform in 0 .. limit - 1 (limit far below 2**31)."""
-    return random_word(ctx) % limit
+    """Uniform in 0 .. limit - 1 (limit far below 2**31); no division, which costs 40 cycles."""
+    return random_word(ctx) * limit >> 31
 
 
 @inlined_array_kernel

@@ -65,7 +65,9 @@ def entry_address() -> int:
     raise NotImplementedError("only compiled")
 
 
-def call_body(body: int, base: int, actor: int, hook: int, ctx: int, geometry: int, own: int) -> int:
+def call_body(
+    body: int, base: int, actor: int, hook: int, ctx: int, geometry: int, own: int
+) -> int:
     """Run an actor's kernel (see `body_address`); 0, or not 0 if it raised."""
     raise NotImplementedError("only compiled")
 
@@ -158,9 +160,7 @@ lower_builtin(switch_stack, _I64, _I64)(_generate_switch)
 type_callable(entry_address)(lambda context: lambda: signature(_I64))
 lower_builtin(entry_address)(_generate_entry)
 type_callable(call_body)(
-    lambda context: (
-        lambda body, base, actor, hook, ctx, geometry, own: signature(_I64, *[_I64] * 7)
-    )
+    lambda context: lambda body, base, actor, hook, ctx, geometry, own: signature(_I64, *[_I64] * 7)
 )
 lower_builtin(call_body, *[_I64] * 7)(_generate_body)
 type_callable(call_check)(

@@ -12,6 +12,7 @@ from harness.explore import attempts, ending, races
 from harness.explore import block as at
 from harness.explore.block import (
     A_ADDR,
+    A_ANSWERED,
     A_ATTEMPT,
     A_B,
     A_BODY,
@@ -143,7 +144,7 @@ def on_call(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
     """What every actor calls before each step, and for everything else that it announces."""
     if kind <= STEP_LAST:
         return _on_step(ctx, actor, kind, a, b, c)
-    if kind == STOPPED or kind == BLOCK:
+    if kind in (STOPPED, BLOCK):
         return STOP if get(ctx, at.H_STOPPING) != 0 else GO
     if kind == AGAIN:
         return _on_again(ctx, actor)
@@ -217,6 +218,9 @@ def _answer(ctx: int, actor: int, kind: int, alternatives: int) -> int:
     """A draw or a probe: a row of its own, within the actor's turn."""
     if get(ctx, at.H_STOPPING) != 0 or get(ctx, at.H_PHASE) == ALONE or alternatives < 1:
         return 0
+    if get(ctx, at.H_SYSTEMATIC) == at.NO_DRAWS:
+        break_off(ctx, at.FAULT_DRAWS, actor, alternatives, 0)
+        _leave_for(ctx, actor, HUB)
     depth = get(ctx, at.H_DEPTH)
     if depth >= get(ctx, at.H_STEPS_MAX):
         return 0
@@ -228,7 +232,9 @@ def _answer(ctx: int, actor: int, kind: int, alternatives: int) -> int:
     if get(ctx, at.H_FORCED) >= 0 and depth == get(ctx, at.H_PREFIX):
         answer = get(ctx, at.H_FORCED)
         put(ctx, at.H_FORCED, -1)
-    elif get(ctx, at.H_SYSTEMATIC) == 0:
+    elif get(ctx, at.H_ANSWERS) != 0:
+        answer = min(_recorded_answer(ctx, actor), alternatives - 1)
+    elif get(ctx, at.H_SYSTEMATIC) == at.RANDOM_DRAWS:
         answer = random_below(ctx, alternatives)
     handle = actor_at(ctx, actor)
     put(row, R_ACTOR, actor)
@@ -245,6 +251,18 @@ def _answer(ctx: int, actor: int, kind: int, alternatives: int) -> int:
     put(handle, A_LAST, depth + 1)
     put(ctx, at.H_DEPTH, depth + 1)
     return answer
+
+
+@array_kernel
+def _recorded_answer(ctx: int, actor: int) -> int:
+    """The actor's next answer in the recording that is followed; 0 behind its end."""
+    handle = actor_at(ctx, actor)
+    for i in range(get(handle, A_ANSWERED), get(ctx, at.H_ANSWER_COUNT)):
+        pair = get(ctx, at.H_ANSWERS) + 16 * i
+        if get(pair, 0) == actor:
+            put(handle, A_ANSWERED, i + 1)
+            return get(pair, 1)
+    return 0
 
 
 @array_kernel
@@ -427,6 +445,7 @@ def _execute(ctx: int) -> None:
     call(get(ctx, at.H_BEGIN), ctx, 0)
     for actor in range(actors):
         put(actor_at(ctx, actor), A_ATTEMPT, 0)
+        put(actor_at(ctx, actor), A_ANSWERED, 0)
         _fresh_stack(ctx, actor)
         _leave_for(ctx, HUB, actor)
         if get(ctx, at.H_STATUS) != at.STATUS_RUNNING:
@@ -454,4 +473,3 @@ def explore_slice(ctx: int, limit: int) -> int:
         if call(get(ctx, at.H_FINISH_EXECUTION), ctx, 0) == 0:
             return 1
     return 0
-

@@ -17,20 +17,21 @@ from harness.explore import block as at
 from harness.explore.coroutines import Stacks, body_address
 from harness.explore.engine import enter_actor, explore_slice, on_call
 from harness.explore.faults import fault_slot
-from harness.explore.judge import audit_finding, fault_finding, outcome_finding
+from harness.explore.judge import audit_finding, fault_finding, outcome_finding, refuse_fault
 from harness.explore.strategy import Strategy, load_strategy
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
 from harness.watch.words import compiled_function, compiled_hook
 from mmu.machine.cpu import Words
 from mmu.machine.events import AGAIN
+from workloads.errors import RunFailed
 from workloads.scenario import Scenario
 
 SLICE_SECONDS = 0.05  # how long Python leaves the compiled loop alone, about
 AUTO_DPOR_SHARE = 0.4  # of the budget
 AUTO_SAMPLERS = ("surw", "urw", "pos")
 AUTO_SAMPLER_SHARE = 0.05  # of the budget, for each in its turn
-TRUNCATING = ("raised", "lifetime", "diverged")  # what comes after these is never seen
+TRUNCATING = ("raised", "lifetime")  # what comes after these is never seen
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,12 @@ class Engine:
         self.block[at.H_FINISH_EXECUTION] = compiled_function(strategy.finish)
         self.block[at.H_SYSTEMATIC] = strategy.SYSTEMATIC
 
+    def forget(self) -> None:
+        """Have outcomes and final states asked about again, as if none had been seen."""
+        self._outcomes[:] = 0
+        self._states[:] = 0
+        self.block[at.H_OUTCOMES_USED] = self.block[at.H_STATES_USED] = 0
+
     def run(self, executions: int) -> int:
         """Up to so many executions; see `explore_slice`."""
         return int(explore_slice(self.ctx, executions))
@@ -190,6 +197,7 @@ class Explorer:
         self._reported = 0.0
         self._progress: Progress | None = None
         self._slice = 16
+        self._remarks: list[str] = []
 
     def run(self, progress: Progress | None = None) -> Result:
         """Explore; `progress(result so far)` is asked at least every 100 ms, False ends it."""
@@ -200,7 +208,19 @@ class Explorer:
         else:
             self._run_strategy(self.result.strategy, 1.0)
         self._sum_up()
+        self._refuse_endless()
         return self.result
+
+    def _refuse_endless(self) -> None:
+        """Raise RunFailed if no execution at all came to an end."""
+        result, bounds = self.result, self.bounds
+        ended = result.complete or result.deadlocked or result.findings or result.interrupted
+        if not ended and int(self.engine.block[at.H_BOUND_HIT]) & at.BOUND_STEPS:
+            raise RunFailed(
+                f"scenario {self.world.scenario.name}: none of {result.executions} executions ended"
+                f" within {bounds.steps} steps; give more --steps, or put wait_while or again"
+                " into the loop that waits"
+            )
 
     def close(self) -> None:
         """Give stacks and memory back."""
@@ -223,6 +243,13 @@ class Explorer:
         words = np.zeros(max(strategy.WORDS, 1), np.int64)
         strategy.prepare(words, self._seed, self.bounds.depth)
         self.engine.use(strategy, words)
+        going = self._run_slices(share)
+        remark = strategy.remark(words, len(self.world.scenario.actors))
+        self._remarks += [remark] if remark else []
+        return going
+
+    def _run_slices(self, share: float) -> bool:
+        """Compiled slices, with a look around between them."""
         while True:
             limit = self._left(share)
             if limit == 0:
@@ -274,6 +301,7 @@ class Explorer:
         depth = int(block[at.H_DEPTH])
         found: list[Finding | None] = []
         if question & at.ASK_FAULT:
+            refuse_fault(self.world, block)
             fault_depth = min(depth, int(block[at.H_FAULT_DEPTH]))
             steps = self.engine.steps(fault_depth)
             found.append(fault_finding(self.world, block, steps))
@@ -310,7 +338,7 @@ class Explorer:
 
     def _notes(self) -> list[str]:
         block = self.engine.block
-        notes = []
+        notes = list(self._remarks)
         if int(block[at.H_OUTCOMES_USED]) >= at.OUTCOMES_MAX - 1:
             notes.append(f"more than {at.OUTCOMES_MAX - 1} different outcomes: others not counted")
         if int(block[at.H_STATES_USED]) >= at.STATES_MAX // 2:

@@ -9,6 +9,7 @@ from harness.oracles.verdict import audits, reported
 from mmu.machine.conditions import CONDITIONS
 from mmu.machine.cpu import Words
 from mmu.machine.events import WARN
+from workloads.errors import RunFailed, UsageError
 from workloads.scenario import FORBIDDEN, Scenario
 
 Steps = tuple[Step, ...]
@@ -48,6 +49,24 @@ def audit_finding(world: World, steps: Steps) -> Finding | None:
     return None
 
 
+def refuse_fault(world: World, block: Words) -> None:
+    """Raise for faults that are no findings: the exploration itself cannot go on."""
+    fault, a = int(block[at.H_FAULT]), int(block[at.H_FAULT_A])
+    actor = world.scenario.actors[int(block[at.H_FAULT_ACTOR])].name
+    where = f"scenario {world.scenario.name}"
+    if fault == at.FAULT_DRAWS:
+        raise UsageError(
+            f"{where}: {actor} draws or probes, which optimal does not enumerate; use dpor"
+        )
+    if fault == at.FAULT_MEMORY:
+        raise RunFailed(f"{where}: optimal needs more than {a} tree nodes or steps; use dpor")
+    if fault == at.FAULT_DIVERGED:
+        raise RunFailed(
+            f"{where} is not deterministic: when it was repeated, step {a} of {actor} was another;"
+            " an actor must see nothing but shared words and draws"
+        )
+
+
 def fault_finding(world: World, block: Words, steps: Steps) -> Finding:
     """What the engine or the model's own assertions have noticed."""
     fault, actor = int(block[at.H_FAULT]), int(block[at.H_FAULT_ACTOR])
@@ -76,12 +95,8 @@ def _engine_fault(
         return "check", world.scenario.check_text.format(a)
     if fault == at.FAULT_CHECK_STUCK:
         return "check", f"the check cannot go on: it waits for {world.name_of(a)}"
-    if fault == at.FAULT_CHAIN:
-        return "transitions", (
-            f"{world.name_of(a)}: a change from {b:#x} to {c:#x} was reported, which is not what"
-            " happened to it"
-        )
-    return "diverged", (
-        f"the scenario is not deterministic: repeated, step {a} of {names[actor]} was another;"
-        " something else than shared words decides"
+    assert fault == at.FAULT_CHAIN
+    return "transitions", (
+        f"{world.name_of(a)}: a change from {b:#x} to {c:#x} was reported, which is not what"
+        " happened to it"
     )

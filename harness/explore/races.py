@@ -32,6 +32,7 @@ from harness.explore.block import (
     R_PREV_ACTOR,
     R_PREV_WORD,
     R_RACE,
+    R_RACING,
     actor_at,
     row_at,
     word_now,
@@ -142,9 +143,9 @@ def _join_attempts(ctx: int, depth: int, row: int) -> None:
     """A write comes after each AGAIN that has looked at its word."""
     for event in range(depth):
         other = row_at(ctx, event)
-        if get(other, R_KIND) == AGAIN and get(other, R_ACTOR) != get(row, R_ACTOR):
-            if _reads_again(ctx, other, get(row, R_ADDR)):
-                _join(ctx, row, R_CLOCK, other)
+        theirs = get(other, R_KIND) == AGAIN and get(other, R_ACTOR) != get(row, R_ACTOR)
+        if theirs and _reads_again(ctx, other, get(row, R_ADDR)):
+            _join(ctx, row, R_CLOCK, other)
 
 
 @array_kernel
@@ -191,11 +192,18 @@ def value_without(ctx: int, early: int, late: int) -> int:
 def find_races(ctx: int, depth: int) -> int:
     """Fill R_RACE of row `depth` (whose clock is not needed); the mask of racing actors."""
     row = row_at(ctx, depth)
+    found = 0
+    if get(row, R_KIND) == AGAIN:
+        found = _find_again_races(ctx, depth)
+    elif get(row, R_ADDR) >= 0:
+        found = _find_word_races(ctx, depth, row)
+    put(row, R_RACING, found)
+    return found
+
+
+@array_kernel
+def _find_word_races(ctx: int, depth: int, row: int) -> int:
     actor, kind, access = get(row, R_ACTOR), get(row, R_KIND), get(row, R_CLASS)
-    if kind == AGAIN:
-        return _find_again_races(ctx, depth)
-    if get(row, R_ADDR) < 0:
-        return 0
     found = 0
     # What is known to come before: by the own actor, then by each race that was found.
     covered = row_at(ctx, get(ctx, at.H_STEPS_MAX) + 1)
@@ -345,6 +353,14 @@ def initials(ctx: int, early: int, late: int) -> int:
     return result
 
 
+@inlined_array_kernel
+def _meets(row: int, addr: int, access: int) -> int:
+    """Whether the row conflicts with a step on word `addr`."""
+    if addr < 0 or get(row, R_ADDR) != addr:
+        return 0
+    return classes_conflict(get(row, R_CLASS), access)
+
+
 @array_kernel
 def _last_is_initial(ctx: int, early: int, late: int) -> int:
     """Whether row `late` itself comes after none of the rows between that stay."""
@@ -360,7 +376,6 @@ def _last_is_initial(ctx: int, early: int, late: int) -> int:
         if get(row, R_KIND) == AGAIN:
             if get(other, R_ADDR) >= 0 and get(other, R_CLASS) != READ:
                 return 0
-        elif get(other, R_ADDR) == addr and addr >= 0:
-            if classes_conflict(get(other, R_CLASS), access):
-                return 0
+        elif _meets(other, addr, access):
+            return 0
     return 1

@@ -11,7 +11,7 @@ at, so none of them can enable or disable another.
 
 from __future__ import annotations
 
-from harness.explore.block import ACTORS_MAX, R_ADDR, R_CLASS, R_KIND, R_PENDING
+from harness.explore.block import R_ADDR, R_CLASS, R_KIND, R_PENDING
 from harness.watch.words import get
 from mmu.machine.blocking import SHARED_MASK, SHARED_UNIT
 from mmu.machine.events import (
@@ -41,7 +41,7 @@ MASK_BITS = 0xFFFFFFFF
 @inlined_array_kernel
 def is_guarded(kind: int) -> int:
     """Whether the step has to wait for its word."""
-    return int(kind == ACQUIRE or kind == WAIT_WHILE)
+    return int(kind in (ACQUIRE, WAIT_WHILE))
 
 
 @inlined_array_kernel
@@ -57,7 +57,7 @@ def guard_holds(kind: int, word: int, b: int) -> int:
 @inlined_array_kernel
 def class_of(kind: int, word: int, b: int, c: int) -> int:
     """Conflict class of the step if its word holds `word`."""
-    if kind == READ_ONCE or kind == LOAD_ACQUIRE or kind == PEEK or kind == WAIT_WHILE:
+    if kind in (READ_ONCE, LOAD_ACQUIRE, PEEK, WAIT_WHILE):
         return READ
     if kind == CMPXCHG:
         return WRITE if word == b else READ
@@ -73,17 +73,17 @@ def class_of(kind: int, word: int, b: int, c: int) -> int:
 @inlined_array_kernel
 def value_after(kind: int, word: int, b: int, c: int) -> int:
     """What the word holds after the step."""
-    if kind == WRITE_ONCE or kind == STORE_RELEASE or kind == POKE or kind == XCHG:
+    if kind in (WRITE_ONCE, STORE_RELEASE, POKE, XCHG):
         return b
     if kind == CMPXCHG:
         return c if word == b else word
-    if kind == FETCH_ADD or kind == COUNT:
+    if kind in (FETCH_ADD, COUNT):
         return word + b
     if kind == FETCH_OR:
         return word | b
     if kind == FETCH_AND:
         return word & b
-    if kind == ACQUIRE or kind == RELEASE:
+    if kind in (ACQUIRE, RELEASE):
         return word + c
     return word
 
@@ -127,6 +127,3 @@ def disturbs(row: int, actor: int) -> int:
 def is_answer(row: int) -> int:
     """Whether the row is an answered question (draw, probe), not a step."""
     return int(get(row, R_KIND) > AGAIN)
-
-
-assert ACTORS_MAX <= 16

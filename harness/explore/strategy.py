@@ -16,7 +16,7 @@ class Strategy(Protocol):
     each actor (`A_STRATEGY`); all are 0 at first.
     """
 
-    SYSTEMATIC: int  # 1: answers to draws are enumerated, clocks are kept
+    SYSTEMATIC: int  # RANDOM_DRAWS, ALL_DRAWS or NO_DRAWS of `block`
     WORDS: int
 
     def begin(self, ctx: int, nothing: int) -> int:
@@ -30,6 +30,9 @@ class Strategy(Protocol):
 
     def prepare(self, words: Words, seed: int, depth: int) -> None:
         """Fill the strategy's own words at the start (`WORDS` of them)."""
+
+    def remark(self, words: Words, actors: int) -> str:
+        """What a user should know about the figures that it gives, one line or nothing."""
 
 
 def load_strategy(name: str) -> Strategy:

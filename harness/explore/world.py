@@ -115,8 +115,11 @@ class World:
             regions.append((own + at.HELD, own + at.HELD + 1))
             regions.append((own + at.VIOLATIONS, own + at.VIOLATION_C + 1))
             regions.append((own + at.TABLE_CACHE_COUNT, own + at.COUNTERS))
-        regions += [(region.start, region.end) for name, region in layout.regions.items()
-                    if name != "actors" and region.words]
+        regions += [
+            (region.start, region.end)
+            for name, region in layout.regions.items()
+            if name != "actors" and region.words
+        ]
         return regions
 
     def outcome_words(self) -> list[int]:

@@ -17,7 +17,6 @@ from harness.explore.block import (
     R_BACKTRACK,
     R_DONE,
     R_ENABLED,
-
     R_NEW,
     R_OLD,
     R_PREEMPTIONS,
@@ -34,12 +33,17 @@ from harness.watch.words import get, put
 from mmu.machine.cpu import Words
 from mmu.machine.kernel import array_kernel
 
-SYSTEMATIC = 1
+SYSTEMATIC = at.ALL_DRAWS
 WORDS = 0
 
 
 def prepare(words: Words, seed: int, depth: int) -> None:
     """Nothing: it neither draws nor counts."""
+
+
+def remark(words: Words, actors: int) -> str:
+    """Nothing."""
+    return ""
 
 
 def begin(ctx: int, _: int) -> int:
@@ -159,5 +163,3 @@ def finish(ctx: int, _: int) -> int:
         if more:
             return 1
     return 0
-
-

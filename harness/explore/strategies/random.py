@@ -5,16 +5,22 @@ Biased towards finishing short actors early; exponentially unlikely to keep one 
 
 from __future__ import annotations
 
+from harness.explore import block as at
 from harness.explore.block import members, nth_member, random_below
 from harness.explore.engine import drop_rows
 from mmu.machine.cpu import Words
 
-SYSTEMATIC = 0
+SYSTEMATIC = at.RANDOM_DRAWS
 WORDS = 0
 
 
 def prepare(words: Words, seed: int, depth: int) -> None:
     """Nothing."""
+
+
+def remark(words: Words, actors: int) -> str:
+    """Nothing."""
+    return ""
 
 
 def begin(ctx: int, _: int) -> int:

@@ -1,0 +1,122 @@
+"""Run a recorded schedule compiled, as often as wanted; and check that schedules decide alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.explore import block as at
+from harness.explore.explorer import Bounds, Engine
+from harness.explore.judge import audit_finding, fault_finding, outcome_finding
+from harness.explore.strategies import follow, random
+from harness.explore.strategy import load_strategy
+from harness.explore.trace import Finding, Step
+from harness.explore.world import World
+from mmu.machine.cpu import Words
+from mmu.machine.events import STEP_LAST
+from workloads.errors import RunFailed
+from workloads.scenario import Scenario
+
+DETERMINISM_SCHEDULES = 200
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What following a schedule gave.
+
+    `followed` of the recorded steps (answers apart) were done, and `new_steps` others between
+    them; `diverged` names the actor that could not do the next one (-1: nobody had to).
+    """
+
+    finding: Finding | None
+    steps: tuple[Step, ...]
+    followed: int
+    new_steps: int
+    diverged: int
+
+
+class Player:
+    """Replays schedules of one world."""
+
+    def __init__(self, world: World, steps: int = Bounds().steps) -> None:
+        self.world = world
+        self.engine = Engine(world, steps)
+        self._answers: Words = np.zeros(0, np.int64)
+
+    def play(self, script: Sequence[Step]) -> Replay:
+        """Follow a schedule and judge its end."""
+        real = [step for step in script if step.kind <= STEP_LAST]
+        answers = [(step.actor, step.new) for step in script if step.kind > STEP_LAST]
+        words = np.zeros(follow.SCRIPT + len(real) * follow.ENTRY_WORDS, np.int64)
+        words[follow.COUNT] = len(real)
+        words[follow.SCRIPT :] = [n for s in real for n in (s.actor, s.kind, s.word)]
+        # One more pair that nobody asks for: an address of 0 would mean "draw at random".
+        self._answers = np.array([*answers, (-1, 0)], np.int64).ravel()
+        engine, block = self.engine, self.engine.block
+        engine.use(load_strategy("follow"), words)
+        block[at.H_ANSWERS] = self._answers.ctypes.data
+        block[at.H_ANSWER_COUNT] = len(answers)
+        block[at.H_ANSWERED] = 0
+        engine.forget()
+        question = engine.run(1) >> 1
+        finding = self._judge(question)
+        steps = engine.steps(int(block[at.H_DEPTH]))
+        diverged = -1
+        if int(block[at.H_FAULT]) == at.FAULT_DIVERGED:
+            finding, diverged = None, int(block[at.H_FAULT_ACTOR])
+        followed, new_steps = int(block[follow.FOLLOWED]), int(block[follow.NEW_STEPS])
+        return Replay(finding, steps, followed, new_steps, diverged)
+
+    def sample(self, seed: int) -> tuple[Step, ...]:
+        """The steps of one random execution."""
+        engine = self.engine
+        engine.use(load_strategy("random"), np.zeros(max(random.WORDS, 1), np.int64))
+        engine.block[at.H_ANSWERS] = 0
+        engine.block[at.H_RANDOM] = seed << 20 | 1
+        engine.block[at.H_ANSWERED] = 0
+        engine.forget()
+        engine.run(1)
+        return engine.steps(int(engine.block[at.H_DEPTH]))
+
+    def _judge(self, question: int) -> Finding | None:
+        block, world = self.engine.block, self.world
+        depth = int(block[at.H_DEPTH])
+        if question & at.ASK_FAULT:
+            steps = self.engine.steps(min(depth, int(block[at.H_FAULT_DEPTH])))
+            return fault_finding(world, block, steps)
+        if int(block[at.H_STATUS]) != at.STATUS_COMPLETE:
+            return None
+        steps = self.engine.steps(depth)
+        values = tuple(int(world.words[i]) for i in world.outcome_words())
+        found = outcome_finding(world, values, steps) if values else None
+        return found or audit_finding(world, steps)
+
+
+def check_determinism(scenario: Scenario, schedules: int = DETERMINISM_SCHEDULES) -> None:
+    """Run random schedules twice each and compare every step with its values.
+
+    Raises RunFailed if anything but the schedule decides: then nothing else said about the
+    scenario could be trusted.
+    """
+    world = World(scenario)
+    player = Player(world)
+    for seed in range(1, schedules + 1):
+        first = player.sample(seed)
+        again = player.play(first).steps
+        for number, (one, other) in enumerate(zip(first, again, strict=False), start=1):
+            if one != other:
+                name = scenario.actors[one.actor].name
+                raise RunFailed(
+                    f"scenario {scenario.name} is not deterministic: step {number} of schedule"
+                    f" {seed}, by {name} on {world.name_of(one.word)}, saw {one.old:#x} the first"
+                    f" time and {other.old:#x} the second: an actor must see nothing but shared"
+                    " words and draws"
+                )
+        if len(first) != len(again):
+            raise RunFailed(
+                f"scenario {scenario.name} is not deterministic: schedule {seed} had"
+                f" {len(first)} steps the first time and {len(again)} the second"
+            )
+    world.close()
