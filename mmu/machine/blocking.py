@@ -252,10 +252,13 @@ def _lower_acquire_fast(builder: Any, cpu: Any, operands: list[Any]) -> Any:
     pointer = word_pointer(builder, cpu.base, addr)
 
     def attempt() -> Any:
-        # Newcomers let waiting writers go first; exclusive masks hold no waiting bits.
+        # Newcomers let waiting writers go first; exclusive masks hold no waiting bits.  Under a
+        # scheduler nobody waits in line: what it has found enabled must succeed.
         seen = builder.load_atomic(pointer, "acquire", 8)
         shared = builder.icmp_signed("==", amount, constant(SHARED_UNIT))
-        courtesy = builder.select(shared, constant(WAITING_MASK), constant(0))
+        alone = builder.icmp_signed("==", cpu.hook, constant(0))
+        polite = builder.and_(shared, alone)
+        courtesy = builder.select(polite, constant(WAITING_MASK), constant(0))
         held = builder.and_(seen, builder.or_(mask, courtesy))
         enabled = builder.icmp_signed("==", held, value)
         # A compare-and-swap that must fail stands in for "not enabled": no second branch.
