@@ -157,12 +157,14 @@ ACTOR_WORDS = 16
     R_BACKTRACK,
     R_DONE,
     R_ATTEMPT,  # AGAIN: where the attempt began
-    R_RACING,  # mask of actors whose row stands in R_RACE
+    R_RACES,  # how many entries R_RACE has
 ) = range(17)
 R_PENDING = 17  # per actor: what it was about to do (see `steps.summary`)
 R_CLOCK = R_PENDING + ACTORS_MAX  # per actor: its last row that happens before or at this one
-R_RACE = R_CLOCK + ACTORS_MAX  # per actor: its row that this one is in a reversible race with
-ROW_WORDS = R_RACE + ACTORS_MAX
+# Races of the row with earlier ones: an earlier row, and which others have to come later with it.
+R_RACE = R_CLOCK + ACTORS_MAX
+RACES_MAX = 32
+ROW_WORDS = R_RACE + 2 * RACES_MAX
 
 
 @inlined_array_kernel

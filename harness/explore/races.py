@@ -3,7 +3,9 @@
 Two rows *race* if they are of different actors, conflict, and nothing orders them but themselves:
 then there is an execution in which the later one comes first.  For a step that had to wait (a
 lock, `wait_while`) that is so only if it could be done without the earlier one; the search goes
-on backwards to the step that closed the last window in which it was possible.
+on backwards to the step that closed the last window in which it was possible.  Where earlier
+steps commute with each other (counts, shared acquisitions), several of them may have to come
+later together: a race then has *companions*, named by their place in the chain of the word.
 
 Clocks: word `q` of a row's clock is the number (one higher) of the last row of actor `q` that
 happens before it or is it.
@@ -32,11 +34,12 @@ from harness.explore.block import (
     R_PREV_ACTOR,
     R_PREV_WORD,
     R_RACE,
-    R_RACING,
+    R_RACES,
     actor_at,
     row_at,
     word_now,
 )
+from harness.explore.faults import break_off
 from harness.explore.steps import (
     READ,
     WRITE,
@@ -48,6 +51,8 @@ from harness.explore.steps import (
 from harness.watch.words import get, put
 from mmu.machine.events import AGAIN
 from mmu.machine.kernel import array_kernel, inlined_array_kernel
+
+PLACES_MAX = 12  # of a word's chain that companions are looked for among
 
 
 @inlined_array_kernel
@@ -173,63 +178,131 @@ def is_surely_helped(ctx: int, actor: int) -> int:
 # --- Races ---------------------------------------------------------------------------------------
 
 
+@inlined_array_kernel
+def _removed_list(ctx: int) -> int:
+    """Scratch row: how many rows are to come later, then their numbers."""
+    return row_at(ctx, get(ctx, at.H_STEPS_MAX) + 2)
+
+
+@array_kernel
+def remove(ctx: int, early: int, companions: int, late: int) -> None:
+    """From here on think of row `early` and its companions as coming after row `late`."""
+    removed = _removed_list(ctx)
+    put(removed, 1, early)
+    count = 1
+    event = get(row_at(ctx, late), R_PREV_WORD)
+    while companions != 0:
+        if companions & 1 != 0:
+            count += 1
+            put(removed, count, event - 1)
+        companions >>= 1
+        event = get(row_at(ctx, event - 1), R_PREV_WORD)
+    put(removed, 0, count)
+
+
+@inlined_array_kernel
+def is_removed(ctx: int, depth: int) -> int:
+    """Whether row `depth` is one that comes later, or happens after one."""
+    removed = _removed_list(ctx)
+    for i in range(1, get(removed, 0) + 1):
+        early = get(removed, i)
+        if early <= depth and happens_before(ctx, early, depth):
+            return 1
+    return 0
+
+
 @array_kernel
 def value_without(ctx: int, early: int, late: int) -> int:
-    """What the word of row `late` would hold just before it if row `early`, and all that happens
-    after that, came later: its value before `early`, and what commutes with `early` added."""
-    first = row_at(ctx, early)
-    value = get(first, R_OLD)
+    """What the word of row `late` holds just before it when what is removed comes later.
+
+    That is its value before `early`, and what commutes with `early` added.
+    """
+    value = get(row_at(ctx, early), R_OLD)
     event = get(row_at(ctx, late), R_PREV_WORD)
     while event > early + 1:
         row = row_at(ctx, event - 1)
-        if happens_before(ctx, early, event - 1) == 0:
+        if is_removed(ctx, event - 1) == 0:
             value += get(row, R_NEW) - get(row, R_OLD)
         event = get(row, R_PREV_WORD)
     return value
 
 
 @array_kernel
-def find_races(ctx: int, depth: int) -> int:
-    """Fill R_RACE of row `depth` (whose clock is not needed); the mask of racing actors."""
-    row = row_at(ctx, depth)
-    found = 0
-    if get(row, R_KIND) == AGAIN:
-        found = _find_again_races(ctx, depth)
-    elif get(row, R_ADDR) >= 0:
-        found = _find_word_races(ctx, depth, row)
-    put(row, R_RACING, found)
-    return found
+def _note_race(ctx: int, row: int, early: int, companions: int) -> None:
+    count = get(row, R_RACES)
+    if count == at.RACES_MAX:
+        break_off(ctx, at.FAULT_MEMORY, get(row, R_ACTOR), at.RACES_MAX, 0)
+        return
+    put(row, R_RACE + 2 * count, early)
+    put(row, R_RACE + 2 * count + 1, companions)
+    put(row, R_RACES, count + 1)
 
 
 @array_kernel
-def _find_word_races(ctx: int, depth: int, row: int) -> int:
+def find_races(ctx: int, depth: int) -> int:
+    """Fill R_RACE of row `depth` (whose clock is not needed); how many races it is in."""
+    row = row_at(ctx, depth)
+    put(row, R_RACES, 0)
+    if get(row, R_KIND) == AGAIN:
+        _find_again_races(ctx, depth)
+    elif get(row, R_ADDR) >= 0:
+        _find_word_races(ctx, depth, row)
+    return get(row, R_RACES)
+
+
+@array_kernel
+def _find_word_races(ctx: int, depth: int, row: int) -> None:
+    """Go back through what touched the word, to the first write that explains all before it."""
     actor, kind, access = get(row, R_ACTOR), get(row, R_KIND), get(row, R_CLASS)
-    found = 0
     # What is known to come before: by the own actor, then by each race that was found.
     covered = row_at(ctx, get(ctx, at.H_STEPS_MAX) + 1)
     _copy_base(ctx, row, covered)
+    closed = 0  # places in the chain of steps that had to come before this one, alone
+    place = -1
     event = get(row, R_PREV_WORD)
     while event != 0:
-        other = row_at(ctx, event - 1)
+        early = event - 1
+        other = row_at(ctx, early)
         them, their_class = get(other, R_ACTOR), get(other, R_CLASS)
-        before = event
         event = get(other, R_PREV_WORD)
-        if them == actor or get(covered, R_CLOCK + them) >= before:
+        place += 1
+        if them == actor or get(covered, R_CLOCK + them) > early:
             if their_class == WRITE:
                 break
             continue
         if classes_conflict(their_class, access) == 0:
             continue
-        if is_guarded(kind) and not _possible_without(ctx, before - 1, depth, row):
+        if is_guarded(kind) and not _possible_without(ctx, early, 0, depth):
+            _find_companions(ctx, early, closed, depth)
+            if place < PLACES_MAX:
+                closed |= 1 << place
             continue
-        put(row, R_RACE + them, before)
-        found |= 1 << them
+        _note_race(ctx, row, early, 0)
         _join(ctx, covered, R_CLOCK, other)
         if their_class == WRITE:
             break
     if get(ctx, at.H_AGAINS) != 0 and access != READ:
-        found = _find_races_with_again(ctx, depth, found, covered)
-    return found
+        _find_races_with_again(ctx, depth, covered)
+
+
+@array_kernel
+def _find_companions(ctx: int, early: int, closed: int, late: int) -> None:
+    """Sets of steps that are not in the way when they come later together with `early`."""
+    row = row_at(ctx, late)
+    # Whatever happens after `early` comes later anyway.
+    free = 0
+    event = get(row, R_PREV_WORD)
+    for place in range(PLACES_MAX):
+        if event <= early + 1:
+            break
+        if (closed >> place) & 1 != 0 and happens_before(ctx, early, event - 1) == 0:
+            free |= 1 << place
+        event = get(row_at(ctx, event - 1), R_PREV_WORD)
+    companions = free
+    while companions != 0:
+        if _possible_without(ctx, early, companions, late):
+            _note_race(ctx, row, early, companions)
+        companions = (companions - 1) & free
 
 
 @inlined_array_kernel
@@ -239,17 +312,18 @@ def _copy_base(ctx: int, row: int, covered: int) -> None:
 
 
 @array_kernel
-def _possible_without(ctx: int, early: int, late: int, row: int) -> int:
-    """Whether the guarded step of row `late` could be done before row `early`."""
+def _possible_without(ctx: int, early: int, companions: int, late: int) -> int:
+    """Whether the guarded step of row `late` could be done before `early` and its companions."""
+    remove(ctx, early, companions, late)
+    row = row_at(ctx, late)
     return guard_holds(get(row, R_KIND), value_without(ctx, early, late), get(row, R_B))
 
 
 @array_kernel
-def _find_again_races(ctx: int, depth: int) -> int:
+def _find_again_races(ctx: int, depth: int) -> None:
     """AGAIN races with a write that it comes after if another one would have helped as well."""
     row = row_at(ctx, depth)
     actor, last, began = get(row, R_ACTOR), get(row, R_PREV_ACTOR), get(row, R_ATTEMPT)
-    found = 0
     for early in range(depth):
         other = row_at(ctx, early)
         if not _spoils(ctx, other, early, last, began, actor):
@@ -262,26 +336,23 @@ def _find_again_races(ctx: int, depth: int) -> int:
             if helps and _spoils(ctx, row_at(ctx, event), event, last, began, actor):
                 possible = 1
         if possible:
-            put(row, R_RACE + get(other, R_ACTOR), early + 1)
-            found |= 1 << get(other, R_ACTOR)
-    return found
+            _note_race(ctx, row, early, 0)
 
 
 @array_kernel
-def _find_races_with_again(ctx: int, depth: int, found: int, covered: int) -> int:
+def _find_races_with_again(ctx: int, depth: int, covered: int) -> None:
     """A write races with each AGAIN that has looked at its word."""
     row = row_at(ctx, depth)
-    for early in range(depth):
+    for early in range(depth - 1, -1, -1):
         other = row_at(ctx, early)
         them = get(other, R_ACTOR)
         if get(other, R_KIND) != AGAIN or them == get(row, R_ACTOR):
             continue
-        if get(covered, R_CLOCK + them) > early or (found >> them) & 1 != 0:
+        if get(covered, R_CLOCK + them) > early:
             continue
         if _reads_again(ctx, other, get(row, R_ADDR)):
-            put(row, R_RACE + them, early + 1)
-            found |= 1 << them
-    return found
+            _note_race(ctx, row, early, 0)
+            _join(ctx, covered, R_CLOCK, other)
 
 
 @array_kernel
@@ -313,7 +384,7 @@ def write_pending_row(ctx: int, depth: int, actor: int) -> None:
 
 @array_kernel
 def class_reversed(ctx: int, early: int, late: int) -> int:
-    """Class of row `late` when it comes before row `early`: a cmpxchg may end differently."""
+    """Class of row `late` when it comes before what is removed: a cmpxchg may end differently."""
     row = row_at(ctx, late)
     if get(row, R_ADDR) < 0 or get(row_at(ctx, early), R_ADDR) != get(row, R_ADDR):
         return get(row, R_CLASS)
@@ -325,15 +396,15 @@ def class_reversed(ctx: int, early: int, late: int) -> int:
 def initials(ctx: int, early: int, late: int) -> int:
     """Actors who could go first instead of row `early` so that row `late` comes before it.
 
-    Of the rows between that do not happen after `early`, followed by `late`: the actors whose
-    first row there comes after no other row of them.
+    Of the rows between that stay (see `remove`), followed by `late`: the actors whose first row
+    there comes after no other row of them.
     """
     actors = get(ctx, at.H_ACTORS)
     result = 0
     seen = 0
-    first = row_at(ctx, get(ctx, at.H_STEPS_MAX) + 2)  # scratch: first row of each actor
+    first = row_at(ctx, get(ctx, at.H_STEPS_MAX) + 1)  # scratch: first row of each actor
     for d in range(early + 1, late):
-        if happens_before(ctx, early, d):
+        if is_removed(ctx, d):
             continue
         row = row_at(ctx, d)
         actor = get(row, R_ACTOR)
@@ -368,7 +439,7 @@ def _last_is_initial(ctx: int, early: int, late: int) -> int:
     before, addr = get(row, R_PREV_ACTOR), get(row, R_ADDR)
     access = class_reversed(ctx, early, late)
     for d in range(early + 1, late):
-        if happens_before(ctx, early, d):
+        if is_removed(ctx, d):
             continue
         other = row_at(ctx, d)
         if before > d and happens_before(ctx, d, before - 1):

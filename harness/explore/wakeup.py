@@ -12,7 +12,7 @@ from __future__ import annotations
 from harness.explore import block as at
 from harness.explore.block import R_ACTOR, R_ADDR, R_CLASS, R_KIND, row_at
 from harness.explore.faults import break_off
-from harness.explore.races import happens_before
+from harness.explore.races import is_removed
 from harness.explore.steps import READ, classes_conflict
 from harness.watch.words import get, put
 from mmu.machine.cpu import Words
@@ -141,12 +141,12 @@ def _add(ctx: int, actor: int, place: int) -> None:
 def collect(ctx: int, early: int, late: int, end: int, late_class: int) -> None:
     """The sequence that puts row `late` before row `early`.
 
-    All rows behind `early`, up to `end`, that do not happen after it, then `late` itself, whose
+    All rows behind `early`, up to `end`, that stay (see `races.remove`), then `late` itself, whose
     class may be another there.
     """
     put(_memory(ctx), LENGTH, 0)
     for d in range(early + 1, end):
-        if happens_before(ctx, early, d) == 0:
+        if is_removed(ctx, d) == 0:
             row = row_at(ctx, d)
             place = pack(get(row, R_ADDR), get(row, R_CLASS))
             _add(ctx, get(row, R_ACTOR), ANY_WORD if get(row, R_KIND) == AGAIN else place)

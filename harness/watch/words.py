@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
@@ -37,6 +38,7 @@ def ticks() -> int:
     return time.monotonic_ns()
 
 
+@cache
 def compiled_hook(function: Hook) -> int:
     """Address of the callback made of `function(ctx, actor, kind, a, b, c)`; kept for good."""
     use_layer_cache(function)
@@ -45,6 +47,7 @@ def compiled_hook(function: Hook) -> int:
     return int(compiled.address)
 
 
+@cache
 def compiled_function(function: Callable[..., int], arguments: int = 2) -> int:
     """Address of the C function made of `function`, of int64 arguments; kept for good."""
     use_layer_cache(function)

@@ -26,7 +26,7 @@ from harness.explore.block import (
     row_at,
 )
 from harness.explore.engine import drop_row, is_preemption, survey
-from harness.explore.races import find_races, initials, stamp_up_to, write_pending_row
+from harness.explore.races import find_races, initials, remove, stamp_up_to, write_pending_row
 from harness.explore.sleep import inherited_sleep
 from harness.explore.steps import is_answer
 from harness.watch.words import get, put
@@ -94,11 +94,10 @@ def choose(ctx: int, runnable: int) -> int:
 @array_kernel
 def _add_sources(ctx: int, late: int) -> None:
     """Have the races of row `late` explored the other way round."""
-    racing = find_races(ctx, late)
-    while racing != 0:
-        them = lowest(racing)
-        racing &= racing - 1
-        early = get(row_at(ctx, late), R_RACE + them) - 1
+    entries = row_at(ctx, late) + 8 * R_RACE
+    for i in range(find_races(ctx, late)):
+        early = get(entries, 2 * i)
+        remove(ctx, early, get(entries, 2 * i + 1), late)
         row = row_at(ctx, early)
         first = initials(ctx, early, late)
         if first & get(row, R_BACKTRACK) == 0:

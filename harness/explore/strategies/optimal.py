@@ -20,7 +20,7 @@ from harness.explore.block import (
     R_DONE,
     R_PENDING,
     R_RACE,
-    R_RACING,
+    R_RACES,
     R_SLEEP,
     actor_at,
     lowest,
@@ -28,7 +28,7 @@ from harness.explore.block import (
 )
 from harness.explore.engine import drop_row, survey
 from harness.explore.faults import break_off
-from harness.explore.races import class_reversed, find_races, stamp_up_to, write_pending_row
+from harness.explore.races import class_reversed, find_races, remove, stamp_up_to, write_pending_row
 from harness.explore.sleep import inherited_sleep
 from harness.explore.steps import summary_class
 from harness.explore.strategies.dpor import pick, within_preemptions
@@ -111,11 +111,11 @@ def _reverse(ctx: int, early: int, late: int, end: int) -> None:
 @array_kernel
 def _reverse_all(ctx: int, late: int, end: int) -> None:
     """All races of one row."""
-    racing = get(row_at(ctx, late), R_RACING)
-    while racing != 0:
-        them = lowest(racing)
-        racing &= racing - 1
-        _reverse(ctx, get(row_at(ctx, late), R_RACE + them) - 1, late, end)
+    row = row_at(ctx, late)
+    for i in range(get(row, R_RACES)):
+        early = get(row, R_RACE + 2 * i)
+        remove(ctx, early, get(row, R_RACE + 2 * i + 1), late)
+        _reverse(ctx, early, late, end)
 
 
 @array_kernel
