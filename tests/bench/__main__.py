@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: speed against C, the hook's price, waiting with many processes.
+"""`python -m tests.bench`: speed against C, the hook's price, waiting, exploring.
 
 What is compared runs in turns, in both orders, on a fresh VM each time; a ratio is the median of
 the pairs' ratios, since a noisy machine disturbs both runs of a pair alike.
@@ -17,7 +17,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mmu.machine.kernel import warm
-from tests.bench import measure
+from tests.bench import explore, measure
 from tests.bench.kernels import empty_hook
 from tests.bench.measure import Contestant, Waits
 from tests.bench.twin import Twin, compiler
@@ -28,6 +28,8 @@ POPULATE_RATIO_MIN = 0.9
 FLUSH_P50_US_MAX = 50.0
 FLUSH_P99_US_MAX = 5_000.0
 WRITER_P99_US_MAX = 20_000.0
+EXPLORE_RATES_MIN = {("dpor", 2): 5e5, ("random", 2): 5e5, ("dpor", 3): 3e5, ("random", 3): 3e5}
+EXPLORE_GROWTH_MB_MAX = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Effort:
     populate_pages: int = 1 << 19
     vcpus: int = 96
     wait_seconds: float = 5.0
+    explore_turns: int = 7
+    explore_seconds: float = 1.0
+    explore_executions: int = 10_000_000
 
 
 QUICK = Effort(
@@ -48,6 +53,9 @@ QUICK = Effort(
     populate_pairs=5,
     populate_pages=1 << 17,
     wait_seconds=1.5,
+    explore_turns=3,
+    explore_seconds=0.2,
+    explore_executions=500_000,
 )
 
 
@@ -157,6 +165,40 @@ def _waits_row(name: str, waits: Waits) -> list[str]:
     return [name, str(waits.count), *(f"{t:.1f}" for t in (waits.p50, waits.p99, waits.longest))]
 
 
+def bench_explore(effort: Effort, report: Report) -> None:
+    """Executions per second of one exploring process, strategies in turns."""
+    rows = []
+    for actors in (2, 3):
+        figures: dict[str, list[float]] = {name: [] for name in explore.STRATEGIES}
+        plain = []
+        for turn in range(effort.explore_turns):
+            plain.append(explore.plain_rate(actors) / 1e6)
+            names = explore.STRATEGIES if turn % 2 == 0 else explore.STRATEGIES[::-1]
+            for name in names:
+                figures[name].append(explore.rate(name, actors, effort.explore_seconds) / 1e6)
+        cells = [spread(figures[name], 2) for name in explore.STRATEGIES]
+        rows.append([f"{actors} x {explore.ADDS} fetch-adds", spread(plain, 2), *cells])
+        for (name, count), wanted in EXPLORE_RATES_MIN.items():
+            if count == actors:
+                what = f"explore, {name}, {actors} actors, M executions/s"
+                report.at_least(what, float(np.median(figures[name])), wanted / 1e6)
+    print(
+        f"\nExploring, complete executions in M/s of CPU time of one core (median [quartiles] of"
+        f" {effort.explore_turns} turns; unscheduled: the same steps with nobody watching)\n"
+    )
+    print(tabulate(rows, ["program", "unscheduled", *explore.STRATEGIES], "github"))
+    before, after = (size / 2**20 for size in explore.memory_growth(effort.explore_executions))
+    print(
+        f"\nResident memory over {effort.explore_executions:,} executions:"
+        f" {before:.1f} MB at the start, {after:.1f} MB at the end"
+    )
+    grown = after - before
+    miss = "met" if grown <= EXPLORE_GROWTH_MB_MAX else "missed"
+    report.verdicts.append(
+        f"explore, memory growth: {grown:.1f} MB, target at most {EXPLORE_GROWTH_MB_MAX} MB: {miss}"
+    )
+
+
 def _progress(done: int, total: int, seconds: float) -> None:
     end = "\n" if done == total else ""
     if sys.stderr.isatty() or end:
@@ -182,6 +224,7 @@ def main() -> int:
         bench_cas(twin, effort, report)
         bench_populate(twin, effort, report)
         bench_waiting(effort, report)
+        bench_explore(effort, report)
     except (RunFailed, RuntimeError, OSError) as error:
         print(f"tests.bench: {error}", file=sys.stderr)
         return 1
