@@ -307,6 +307,10 @@ def _schedule_new(ctx: int, depth: int) -> int:
         put(ctx, at.H_STATUS, at.STATUS_COMPLETE)
         return HUB
     runnable = survey(ctx, depth, live)
+    if get(ctx, at.H_STOP_AT) != 0 and (runnable == 0 or depth >= get(ctx, at.H_STOP_AT)):
+        put(ctx, at.H_STOPPING, 1)
+    if get(ctx, at.H_STOPPING) != 0:
+        return lowest(live)
     if runnable == 0:
         put(ctx, at.H_STATUS, at.STATUS_DEADLOCK)
         return HUB
@@ -314,10 +318,6 @@ def _schedule_new(ctx: int, depth: int) -> int:
         put(ctx, at.H_STATUS, at.STATUS_BOUNDED)
         put(ctx, at.H_BOUND_HIT, get(ctx, at.H_BOUND_HIT) | at.BOUND_STEPS)
         return HUB
-    if get(ctx, at.H_STOP_AT) != 0 and depth >= get(ctx, at.H_STOP_AT):
-        put(ctx, at.H_STOPPING, 1)
-    if get(ctx, at.H_STOPPING) != 0:
-        return lowest(live)
     put(row_at(ctx, depth), R_ENABLED, runnable)
     if get(ctx, at.H_FORCED) >= 0 and depth == get(ctx, at.H_PREFIX):
         actor = get(ctx, at.H_FORCED)

@@ -61,11 +61,12 @@ class Player:
         block[at.H_ANSWERED] = 0
         engine.forget()
         question = engine.run(1) >> 1
-        finding = self._judge(question)
         steps = engine.steps(int(block[at.H_DEPTH]))
-        diverged = -1
+        diverged, finding = -1, None
         if int(block[at.H_FAULT]) == at.FAULT_DIVERGED:
-            finding, diverged = None, int(block[at.H_FAULT_ACTOR])
+            diverged = int(block[at.H_FAULT_ACTOR])
+        else:
+            finding = self._judge(question)
         followed, new_steps = int(block[follow.FOLLOWED]), int(block[follow.NEW_STEPS])
         return Replay(finding, steps, followed, new_steps, diverged)
 
