@@ -8,7 +8,7 @@ Actors that have not ended are dropped where they are: their memory is reset any
 
 from __future__ import annotations
 
-from harness.explore import attempts, ending, races
+from harness.explore import answers, ending, races
 from harness.explore import block as at
 from harness.explore.block import (
     A_ADDR,
@@ -24,29 +24,14 @@ from harness.explore.block import (
     A_TOP,
     ALONE,
     HUB,
-    R_ACTOR,
     R_ADDR,
-    R_ATTEMPT,
-    R_B,
-    R_C,
-    R_CLASS,
-    R_DONE,
-    R_ENABLED,
-    R_KIND,
     R_NEW,
     R_OLD,
-    R_PENDING,
-    R_PREEMPTIONS,
     R_PREV_ACTOR,
-    R_PREV_WORD,
-    R_SLEEP,
     RUNNING,
     STARTING,
     actor_at,
-    lowest,
-    random_below,
     row_at,
-    word_now,
 )
 from harness.explore.coroutines import (
     call,
@@ -56,15 +41,7 @@ from harness.explore.coroutines import (
     switch_stack,
 )
 from harness.explore.faults import break_off, note_fault
-from harness.explore.sleep import inherited_sleep
-from harness.explore.steps import (
-    NO_WORD,
-    READ,
-    class_of,
-    guard_holds,
-    summary,
-    value_after,
-)
+from harness.explore.schedule import schedule
 from harness.watch.words import get, put
 from mmu.machine.events import (
     AGAIN,
@@ -149,10 +126,10 @@ def on_call(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
     if kind == AGAIN:
         return _on_again(ctx, actor)
     if kind == DRAW:
-        return _answer(ctx, actor, kind, a)
+        return answers.answer(ctx, actor, kind, a)
     if kind == PROBE:
         wanted = (get(ctx, at.H_PROBES) >> a) & 1
-        return _answer(ctx, actor, kind, 2) if wanted else 0
+        return answers.answer(ctx, actor, kind, 2) if wanted else 0
     if kind >= WARN:
         note_fault(ctx, kind, actor, a, b, c)
     elif kind == EMIT + SPTE_CHANGED and get(ctx, at.H_PHASE) == RUNNING:
@@ -214,58 +191,6 @@ def _on_again(ctx: int, actor: int) -> int:
 
 
 @array_kernel
-def _answer(ctx: int, actor: int, kind: int, alternatives: int) -> int:
-    """A draw or a probe: a row of its own, within the actor's turn."""
-    if get(ctx, at.H_STOPPING) != 0 or get(ctx, at.H_PHASE) == ALONE or alternatives < 1:
-        return 0
-    if get(ctx, at.H_SYSTEMATIC) == at.NO_DRAWS:
-        break_off(ctx, at.FAULT_DRAWS, actor, alternatives, 0)
-        _leave_for(ctx, actor, HUB)
-    depth = get(ctx, at.H_DEPTH)
-    if depth >= get(ctx, at.H_STEPS_MAX):
-        return 0
-    row = row_at(ctx, depth)
-    if depth < get(ctx, at.H_PREFIX):
-        put(ctx, at.H_DEPTH, depth + 1)
-        return get(row, R_NEW)
-    answer = 0
-    if get(ctx, at.H_FORCED) >= 0 and depth == get(ctx, at.H_PREFIX):
-        answer = get(ctx, at.H_FORCED)
-        put(ctx, at.H_FORCED, -1)
-    elif get(ctx, at.H_ANSWERS) != 0:
-        answer = min(_recorded_answer(ctx, actor), alternatives - 1)
-    elif get(ctx, at.H_SYSTEMATIC) == at.RANDOM_DRAWS:
-        answer = random_below(ctx, alternatives)
-    handle = actor_at(ctx, actor)
-    put(row, R_ACTOR, actor)
-    put(row, R_KIND, kind)
-    put(row, R_ADDR, -1)
-    put(row, R_CLASS, NO_WORD)
-    put(row, R_OLD, alternatives)
-    put(row, R_NEW, answer)
-    put(row, R_PREV_WORD, 0)
-    put(row, R_PREV_ACTOR, get(handle, A_LAST))
-    put(row, R_PREEMPTIONS, _preemptions_before(ctx, depth))
-    put(row, R_SLEEP, inherited_sleep(ctx, depth) if get(ctx, at.H_SYSTEMATIC) != 0 else 0)
-    put(row, R_DONE, 0)
-    put(handle, A_LAST, depth + 1)
-    put(ctx, at.H_DEPTH, depth + 1)
-    return answer
-
-
-@array_kernel
-def _recorded_answer(ctx: int, actor: int) -> int:
-    """The actor's next answer in the recording that is followed; 0 behind its end."""
-    handle = actor_at(ctx, actor)
-    for i in range(get(handle, A_ANSWERED), get(ctx, at.H_ANSWER_COUNT)):
-        pair = get(ctx, at.H_ANSWERS) + 16 * i
-        if get(pair, 0) == actor:
-            put(handle, A_ANSWERED, i + 1)
-            return get(pair, 1)
-    return 0
-
-
-@array_kernel
 def _check_chain(ctx: int, actor: int, sptep: int, old: int, new: int) -> None:
     """Oracle `transitions`: a change reports the value that it really replaced."""
     last = get(actor_at(ctx, actor), A_LAST)
@@ -278,154 +203,6 @@ def _check_chain(ctx: int, actor: int, sptep: int, old: int, new: int) -> None:
     same = get(row, R_ADDR) == sptep and get(row, R_OLD) == old and get(row, R_NEW) == new
     if not same:
         note_fault(ctx, at.FAULT_CHAIN, actor, sptep, old, new)
-
-
-# --- Who goes on ---------------------------------------------------------------------------------
-
-
-@array_kernel
-def schedule(ctx: int) -> int:
-    """Write the next row; who does that step, or HUB if the execution is over."""
-    depth = get(ctx, at.H_DEPTH)
-    if depth < get(ctx, at.H_PREFIX):
-        row = row_at(ctx, depth)
-        actor = get(row, R_ACTOR)
-        handle = actor_at(ctx, actor)
-        if get(handle, A_KIND) != get(row, R_KIND) or get(handle, A_ADDR) != get(row, R_ADDR):
-            break_off(ctx, at.FAULT_DIVERGED, actor, depth, get(handle, A_ADDR))
-            return HUB
-        put(ctx, at.H_DEPTH, depth + 1)
-        return actor
-    return _schedule_new(ctx, depth)
-
-
-@array_kernel
-def _schedule_new(ctx: int, depth: int) -> int:
-    """The trace's next row is not known yet: see what is possible, ask the strategy."""
-    live = get(ctx, at.H_LIVE)
-    if live == 0:
-        put(ctx, at.H_STATUS, at.STATUS_COMPLETE)
-        return HUB
-    runnable = survey(ctx, depth, live)
-    if get(ctx, at.H_STOP_AT) != 0 and (runnable == 0 or depth >= get(ctx, at.H_STOP_AT)):
-        put(ctx, at.H_STOPPING, 1)
-    if get(ctx, at.H_STOPPING) != 0:
-        return lowest(live)
-    if runnable == 0:
-        put(ctx, at.H_STATUS, at.STATUS_DEADLOCK)
-        return HUB
-    if depth >= get(ctx, at.H_STEPS_MAX):
-        put(ctx, at.H_STATUS, at.STATUS_BOUNDED)
-        put(ctx, at.H_BOUND_HIT, get(ctx, at.H_BOUND_HIT) | at.BOUND_STEPS)
-        return HUB
-    put(row_at(ctx, depth), R_ENABLED, runnable)
-    if get(ctx, at.H_FORCED) >= 0 and depth == get(ctx, at.H_PREFIX):
-        actor = get(ctx, at.H_FORCED)
-        put(ctx, at.H_FORCED, -1)
-        if (runnable >> actor) & 1 == 0:
-            break_off(ctx, at.FAULT_DIVERGED, actor, depth, -1)
-            return HUB
-    else:
-        actor = call(get(ctx, at.H_CHOOSE), ctx, runnable)
-    if actor < 0:
-        if get(ctx, at.H_STATUS) == at.STATUS_RUNNING:
-            put(ctx, at.H_STATUS, at.STATUS_CUT)
-        return HUB
-    _take(ctx, depth, actor)
-    return actor
-
-
-@array_kernel
-def survey(ctx: int, depth: int, live: int) -> int:
-    """Note what each live actor is about to do; the mask of those who can."""
-    row = row_at(ctx, depth)
-    runnable = 0
-    rest = live
-    while rest != 0:
-        actor = lowest(rest)
-        rest &= rest - 1
-        handle = actor_at(ctx, actor)
-        kind, addr, b = get(handle, A_KIND), get(handle, A_ADDR), get(handle, A_B)
-        if kind == AGAIN:
-            enabled = attempts.is_helped(ctx, actor)
-            access = READ
-        else:
-            word = word_now(ctx, addr)
-            enabled = guard_holds(kind, word, b)
-            access = class_of(kind, word, b, get(handle, A_C))
-        put(row, R_PENDING + actor, summary(addr, kind, access, enabled))
-        runnable |= enabled << actor
-    return runnable
-
-
-@inlined_array_kernel
-def _take(ctx: int, depth: int, actor: int) -> None:
-    """Write the row of the step that `actor` does next."""
-    row, handle = row_at(ctx, depth), actor_at(ctx, actor)
-    kind, addr = get(handle, A_KIND), get(handle, A_ADDR)
-    b, c = get(handle, A_B), get(handle, A_C)
-    put(row, R_PREEMPTIONS, _preemptions_before(ctx, depth) + is_preemption(ctx, depth, actor))
-    put(row, R_ACTOR, actor)
-    put(row, R_KIND, kind)
-    put(row, R_ADDR, addr)
-    put(row, R_B, b)
-    put(row, R_C, c)
-    put(row, R_PREV_ACTOR, get(handle, A_LAST))
-    put(handle, A_LAST, depth + 1)
-    if kind == AGAIN:
-        put(row, R_CLASS, NO_WORD)
-        put(row, R_PREV_WORD, 0)
-        put(row, R_ATTEMPT, get(handle, A_ATTEMPT))
-        put(ctx, at.H_AGAINS, get(ctx, at.H_AGAINS) + 1)
-    else:
-        word = word_now(ctx, addr)
-        put(row, R_OLD, word)
-        put(row, R_NEW, value_after(kind, word, b, c))
-        put(row, R_CLASS, class_of(kind, word, b, c))
-        last = get(ctx, at.H_LAST)
-        put(row, R_PREV_WORD, get(last, addr))
-        put(last, addr, depth + 1)
-    put(ctx, at.H_DEPTH, depth + 1)
-
-
-@inlined_array_kernel
-def _preemptions_before(ctx: int, depth: int) -> int:
-    """Preemptions in the rows below."""
-    return get(row_at(ctx, depth - 1), R_PREEMPTIONS) if depth > 0 else 0
-
-
-@inlined_array_kernel
-def is_preemption(ctx: int, depth: int, actor: int) -> int:
-    """Whether going on with `actor` leaves somebody who could go on."""
-    if depth == 0:
-        return 0
-    before = get(row_at(ctx, depth - 1), R_ACTOR)
-    return int(before != actor and (get(row_at(ctx, depth), R_ENABLED) >> before) & 1 != 0)
-
-
-@array_kernel
-def drop_row(ctx: int, depth: int) -> None:
-    """Take back the last row of the trace."""
-    row = row_at(ctx, depth)
-    addr = get(row, R_ADDR)
-    if addr >= 0:
-        put(get(ctx, at.H_LAST), addr, get(row, R_PREV_WORD))
-    elif get(row, R_KIND) == AGAIN:
-        put(ctx, at.H_AGAINS, get(ctx, at.H_AGAINS) - 1)
-    put(actor_at(ctx, get(row, R_ACTOR)), A_LAST, get(row, R_PREV_ACTOR))
-
-
-@array_kernel
-def drop_rows(ctx: int) -> int:
-    """Forget the whole trace: the next execution is free from its first step."""
-    depth = get(ctx, at.H_DEPTH)
-    while depth > 0:
-        depth -= 1
-        drop_row(ctx, depth)
-    put(ctx, at.H_PREFIX, 0)
-    put(ctx, at.H_FORCED, -1)
-    put(ctx, at.H_STAMPED, 0)
-    return 1
 
 
 # --- The loop ------------------------------------------------------------------------------------

@@ -160,9 +160,7 @@ class Engine:
     def steps(self, depth: int) -> tuple[Step, ...]:
         """The present trace up to `depth`; AGAIN is no step."""
         rows = self._rows[: depth * at.ROW_WORDS].reshape(-1, at.ROW_WORDS)
-        picked = (
-            at.R_ACTOR, at.R_KIND, at.R_ADDR, at.R_OLD, at.R_NEW, at.R_B, at.R_C,
-        )  # fmt: skip
+        picked = (at.R_ACTOR, at.R_KIND, at.R_ADDR, at.R_OLD, at.R_NEW, at.R_B, at.R_C)
         steps = (Step(*map(int, row)) for row in rows[:, picked])
         return tuple(step for step in steps if step.kind != AGAIN)
 

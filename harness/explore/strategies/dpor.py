@@ -25,8 +25,9 @@ from harness.explore.block import (
     lowest,
     row_at,
 )
-from harness.explore.engine import drop_row, is_preemption, survey
-from harness.explore.races import find_races, initials, remove, stamp_up_to, write_pending_row
+from harness.explore.races import find_races, remove, stamp_up_to
+from harness.explore.reversal import initials, write_pending_row
+from harness.explore.schedule import drop_row, is_preemption, survey
 from harness.explore.sleep import inherited_sleep
 from harness.explore.steps import is_answer
 from harness.watch.words import get, put

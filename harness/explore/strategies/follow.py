@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from harness.explore import block as at
 from harness.explore.block import A_ADDR, A_KIND, R_ACTOR, actor_at, lowest, row_at
-from harness.explore.engine import drop_rows
 from harness.explore.faults import break_off
+from harness.explore.schedule import drop_rows
 from harness.watch.words import get, put
 from mmu.machine.cpu import Words
 from mmu.machine.events import AGAIN

@@ -26,9 +26,10 @@ from harness.explore.block import (
     lowest,
     row_at,
 )
-from harness.explore.engine import drop_row, survey
 from harness.explore.faults import break_off
-from harness.explore.races import class_reversed, find_races, remove, stamp_up_to, write_pending_row
+from harness.explore.races import find_races, remove, stamp_up_to
+from harness.explore.reversal import class_reversed, write_pending_row
+from harness.explore.schedule import drop_row, survey
 from harness.explore.sleep import inherited_sleep
 from harness.explore.steps import summary_class
 from harness.explore.strategies.dpor import pick, within_preemptions

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from harness.explore import block as at
 from harness.explore.block import A_STRATEGY, actor_at, lowest, random_below
-from harness.explore.engine import drop_rows
+from harness.explore.schedule import drop_rows
 from harness.watch.words import get, put
 from mmu.machine.cpu import Words
 from mmu.machine.kernel import array_kernel

@@ -14,7 +14,7 @@ from harness.explore.block import (
     random_word,
     row_at,
 )
-from harness.explore.engine import drop_rows
+from harness.explore.schedule import drop_rows
 from harness.explore.steps import classes_conflict, summary_class
 from harness.explore.strategies.pct import highest_priority
 from harness.watch.words import get, put

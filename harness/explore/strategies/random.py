@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from harness.explore import block as at
 from harness.explore.block import members, nth_member, random_below
-from harness.explore.engine import drop_rows
+from harness.explore.schedule import drop_rows
 from mmu.machine.cpu import Words
 
 SYSTEMATIC = at.RANDOM_DRAWS

@@ -23,7 +23,7 @@ from harness.explore.block import (
     random_word,
     row_at,
 )
-from harness.explore.engine import drop_rows
+from harness.explore.schedule import drop_rows
 from harness.explore.steps import READ
 from harness.explore.strategies.urw import LEFT, weighted_choice
 from harness.explore.world import WORDS_MAX

@@ -19,7 +19,7 @@ from harness.explore.block import (
     random_below,
     row_at,
 )
-from harness.explore.engine import drop_rows
+from harness.explore.schedule import drop_rows
 from harness.watch.words import get, put
 from mmu.machine.cpu import Words
 from mmu.machine.kernel import array_kernel
