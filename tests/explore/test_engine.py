@@ -374,3 +374,15 @@ def test_broken_scenarios_are_refused(broken, text):
 
 def test_kinds_of_questions_stay_above_steps():
     assert min(events.DRAW, events.PROBE) > events.AGAIN
+
+
+@kernel
+def read_one(cpu: Cpu) -> None:
+    read_once(cpu, 0)
+
+
+@pytest.mark.parametrize("strategy", EXACT)
+@pytest.mark.parametrize("readers", range(1, 15))
+def test_one_writer_and_many_readers(strategy, readers):
+    result = explore(strategy, write_one, *[read_one] * readers, bounds=Bounds())
+    assert (result.complete, result.blocked, result.exhausted) == (2**readers, 0, True)
