@@ -8,6 +8,8 @@ and keeps the accounts.  `cond_resched` is how long walks let others in.
 
 from __future__ import annotations
 
+from mmu.host.frames import MARK_DIRTY, mark_frame
+from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine import events
 from mmu.machine.conditions import (
@@ -58,6 +60,7 @@ from mmu.machine.primitives import (
 )
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.spte import (
+    DIRTY,
     LEVEL_1G,
     NONPRESENT,
     is_frozen,
@@ -93,6 +96,12 @@ def _check_leaf(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, level: int) 
 
 
 @inlined_kernel
+def loses_dirty(new: int, is_leaf_now: int) -> int:
+    """Whether a dirty leaf that becomes `new` leaves no D behind; a table's leafs inherit it."""
+    return not is_present(new) or (is_leaf_now and new & DIRTY == 0)
+
+
+@inlined_kernel
 def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, level: int) -> None:
     """Account for a change that has happened (tdp_mmu.c handle_changed_spte)."""
     was_leaf = is_present(old) and is_leaf(old, level)
@@ -105,6 +114,9 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
     if old == new:
         return
     emit(cpu, events.SPTE_CHANGED, sptep, old, new)
+    if was_leaf and old & DIRTY != 0 and loses_dirty(new, is_leaf_now):
+        # The D bit is the host's only other record of the write.
+        mark_frame(cpu, pfn_of(old), MARK_DIRTY)
     if not is_present(old) and not is_present(new):
         either = is_frozen(old) or is_frozen(new)
         warn(cpu, not either, TRANSITION_NONPRESENT, sptep, old, new)
@@ -197,7 +209,7 @@ def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
     if not wanted and not mmu_lock_contended(cpu) and not need_resched(cpu):
         return False
     if flush:
-        flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), 63)
+        flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), EVERYTHING)
     rcu_read_unlock(cpu)
     relax_mmu_lock(cpu, own(cpu, HELD) & HELD_MMU_WRITE != 0)
     rcu_read_lock(cpu)

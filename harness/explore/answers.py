@@ -8,7 +8,9 @@ from __future__ import annotations
 from harness.explore import block as at
 from harness.explore.block import (
     A_ANSWERED,
+    A_FAILURES,
     A_LAST,
+    A_PROBED,
     ALONE,
     R_ACTOR,
     R_ADDR,
@@ -30,13 +32,23 @@ from harness.explore.schedule import preemptions_before
 from harness.explore.sleep import inherited_sleep
 from harness.explore.steps import NO_WORD
 from harness.watch.words import get, put
-from mmu.machine.kernel import array_kernel
+from mmu.machine.events import PROBE
+from mmu.machine.kernel import array_kernel, inlined_array_kernel
+
+
+@inlined_array_kernel
+def _count_failure(handle: int, kind: int, answer: int) -> None:
+    if kind == PROBE and answer != 0:
+        put(handle, A_FAILURES, get(handle, A_FAILURES) + 1)
+        put(handle, A_PROBED, 1)
 
 
 @array_kernel
 def answer(ctx: int, actor: int, kind: int, alternatives: int) -> int:
     """A draw or a probe: a row of its own, within the actor's turn."""
     if get(ctx, at.H_STOPPING) != 0 or get(ctx, at.H_PHASE) == ALONE or alternatives < 1:
+        return 0
+    if kind == PROBE and get(actor_at(ctx, actor), A_FAILURES) >= at.FAILURES_MAX:
         return 0
     if get(ctx, at.H_SYSTEMATIC) == at.NO_DRAWS:
         break_off(ctx, at.FAULT_DRAWS, actor, alternatives, 0)
@@ -47,6 +59,7 @@ def answer(ctx: int, actor: int, kind: int, alternatives: int) -> int:
     row = row_at(ctx, depth)
     if depth < get(ctx, at.H_PREFIX):
         put(ctx, at.H_DEPTH, depth + 1)
+        _count_failure(actor_at(ctx, actor), kind, get(row, R_NEW))
         return get(row, R_NEW)
     answer = 0
     if get(ctx, at.H_FORCED) >= 0 and depth == get(ctx, at.H_PREFIX):
@@ -57,6 +70,7 @@ def answer(ctx: int, actor: int, kind: int, alternatives: int) -> int:
     elif get(ctx, at.H_SYSTEMATIC) == at.RANDOM_DRAWS:
         answer = random_below(ctx, alternatives)
     handle = actor_at(ctx, actor)
+    _count_failure(handle, kind, answer)
     put(row, R_ACTOR, actor)
     put(row, R_KIND, kind)
     put(row, R_ADDR, -1)

@@ -16,14 +16,16 @@ from harness.explore.block import (
     R_ADDR,
     R_CLASS,
     R_CLOCK,
+    R_KIND,
     R_PREV_ACTOR,
     R_PREV_WORD,
     actor_at,
     row_at,
 )
-from harness.explore.steps import READ
+from harness.explore.steps import READ, classes_conflict
 from harness.watch.words import get
-from mmu.machine.kernel import array_kernel
+from mmu.machine.events import POKE, STORE_RELEASE, WRITE_ONCE
+from mmu.machine.kernel import array_kernel, inlined_array_kernel
 
 NOBODY = -1
 
@@ -35,6 +37,18 @@ def last_before(ctx: int, actor: int, depth: int) -> int:
     while last > depth:
         last = get(row_at(ctx, last - 1), R_PREV_ACTOR)
     return last
+
+
+@inlined_array_kernel
+def helps_with(row: int, other: int) -> bool:
+    """Whether what the step at `row` saw of its word may be another since the step at `other`.
+
+    A lock that both hold in shared mode, or a statistic that both count, tells nobody anything.
+    """
+    kind = get(row, R_KIND)
+    if kind in (WRITE_ONCE, STORE_RELEASE, POKE) or get(other, R_CLASS) == READ:
+        return False
+    return classes_conflict(get(row, R_CLASS), get(other, R_CLASS)) != 0
 
 
 @array_kernel
@@ -53,8 +67,7 @@ def helper(ctx: int, last: int, began: int, depth: int, clock: int) -> int:
             while event > last:
                 other = row_at(ctx, event - 1)
                 writer = get(other, R_ACTOR)
-                helps = event <= depth and writer != get(row, R_ACTOR)
-                helps = helps and get(other, R_CLASS) != READ
+                helps = event <= depth and writer != get(row, R_ACTOR) and helps_with(row, other)
                 if helps and clock != 0:
                     helps = get(clock, R_CLOCK + writer) >= event
                 if helps and (best == 0 or event < best):

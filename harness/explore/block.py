@@ -16,6 +16,7 @@ from mmu.machine.kernel import inlined_array_kernel
 from workloads.scenario import ACTORS_MAX
 
 STEPS_LIMIT = 50_000  # rows of one execution that memory is taken for at most
+FAILURES_MAX = 1  # probes that an actor has answered "fail" in an execution: more never end
 OUTCOMES_MAX = 1 << 12  # different outcomes that are counted
 OUTCOME_WORDS_MAX = 32
 STATES_MAX = 1 << 16  # different final states of a VM that are audited
@@ -135,9 +136,11 @@ ASK_FAULT = 4
     A_LAST,  # its last row
     A_ATTEMPT,  # depth at which its present attempt began
     A_ANSWERED,  # recorded answers that were looked at
+    A_FAILURES,  # probes that were answered "fail" in this execution
+    A_PROBED,  # ... and whether one was in the present attempt
     A_STRATEGY,  # four words of the strategy's own
-) = range(12)
-ACTOR_WORDS = 16
+) = range(14)
+ACTOR_WORDS = 20
 
 # A row.
 (

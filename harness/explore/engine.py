@@ -17,9 +17,11 @@ from harness.explore.block import (
     A_B,
     A_BODY,
     A_C,
+    A_FAILURES,
     A_KIND,
     A_LAST,
     A_OWN,
+    A_PROBED,
     A_STACK,
     A_TOP,
     ALONE,
@@ -177,7 +179,10 @@ def _on_again(ctx: int, actor: int) -> int:
         put(ctx, at.H_STOPPING, 1)
         return STOP
     handle = actor_at(ctx, actor)
-    if races.is_surely_helped(ctx, actor) == 0:
+    # A failure that an observer made up needs nobody's help.
+    probed = get(handle, A_PROBED)
+    put(handle, A_PROBED, 0)
+    if probed == 0 and races.is_surely_helped(ctx, actor) == 0:
         put(handle, A_KIND, AGAIN)
         put(handle, A_ADDR, -1)
         if get(ctx, at.H_PHASE) == STARTING:
@@ -223,6 +228,8 @@ def _execute(ctx: int) -> None:
     for actor in range(actors):
         put(actor_at(ctx, actor), A_ATTEMPT, 0)
         put(actor_at(ctx, actor), A_ANSWERED, 0)
+        put(actor_at(ctx, actor), A_FAILURES, 0)
+        put(actor_at(ctx, actor), A_PROBED, 0)
         _fresh_stack(ctx, actor)
         _leave_for(ctx, HUB, actor)
         if get(ctx, at.H_STATUS) != at.STATUS_RUNNING:

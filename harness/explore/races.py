@@ -14,7 +14,7 @@ happens before it or is it.
 from __future__ import annotations
 
 from harness.explore import block as at
-from harness.explore.attempts import helper, is_helped, last_before
+from harness.explore.attempts import helper, helps_with, is_helped, last_before
 from harness.explore.block import (
     A_ATTEMPT,
     R_ACTOR,
@@ -114,23 +114,24 @@ def _join_helpers(ctx: int, depth: int, row: int) -> None:
 @array_kernel
 def _spoils(ctx: int, other: int, event: int, last: int, began: int, actor: int) -> int:
     """Whether row `event` wrote a word that the attempt (rows `began` to `last`) read."""
-    if get(other, R_ACTOR) == actor or get(other, R_ADDR) < 0 or get(other, R_CLASS) == READ:
+    if get(other, R_ACTOR) == actor or get(other, R_ADDR) < 0:
         return 0
     while last > began:
         row = row_at(ctx, last - 1)
-        if get(row, R_ADDR) == get(other, R_ADDR) and event >= last:
+        same = get(row, R_ADDR) == get(other, R_ADDR)
+        if same and event >= last and helps_with(row, other):
             return 1
         last = get(row, R_PREV_ACTOR)
     return 0
 
 
 @array_kernel
-def _reads_again(ctx: int, again: int, addr: int) -> int:
-    """Whether the attempt that row `again` ends touched word `addr`."""
+def _reads_again(ctx: int, again: int, write: int) -> int:
+    """Whether the attempt that row `again` ends saw what the step at `write` changes."""
     last, began = get(again, R_PREV_ACTOR), get(again, R_ATTEMPT)
     while last > began:
         row = row_at(ctx, last - 1)
-        if get(row, R_ADDR) == addr:
+        if get(row, R_ADDR) == get(write, R_ADDR) and helps_with(row, write):
             return 1
         last = get(row, R_PREV_ACTOR)
     return 0
@@ -142,7 +143,7 @@ def _join_attempts(ctx: int, depth: int, row: int) -> None:
     for event in range(depth):
         other = row_at(ctx, event)
         theirs = get(other, R_KIND) == AGAIN and get(other, R_ACTOR) != get(row, R_ACTOR)
-        if theirs and _reads_again(ctx, other, get(row, R_ADDR)):
+        if theirs and _reads_again(ctx, other, row):
             _join(ctx, row, R_CLOCK, other)
 
 
@@ -343,6 +344,6 @@ def _find_races_with_again(ctx: int, depth: int, covered: int) -> None:
             continue
         if get(covered, R_CLOCK + them) > early:
             continue
-        if _reads_again(ctx, other, get(row, R_ADDR)):
+        if _reads_again(ctx, other, row):
             _note_race(ctx, row, early, 0)
             _join(ctx, covered, R_CLOCK, other)

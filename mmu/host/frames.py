@@ -27,6 +27,7 @@ from mmu.machine.layout import (
 )
 from mmu.machine.primitives import config, fetch_add, fetch_or, hint, read_once, set_hint
 from mmu.spte import ACCESS_WRITE, SPTE_R, SPTE_W, SPTE_X
+from mmu.tdp_iter import pages_of
 
 OWNER_BITS = 34
 GENERATION_BITS = 5
@@ -108,5 +109,10 @@ def access_frame(cpu: Cpu, gfn: int, pfn: int, access: int) -> None:
 
 @kernel
 def mark_frame(cpu: Cpu, pfn: int, marks: int) -> None:
-    """Tell the host that a frame was written or used (kvm_set_pfn_dirty, up to 6.12)."""
-    fetch_or(cpu, config(cpu, C_MARKS) + pfn - config(cpu, C_FRAME_PFN), marks)
+    """Tell the host that a frame was written or used (kvm_set_pfn_dirty, up to 6.12).
+
+    The host keeps that for the whole page that backs the frame, at its first frame (folio).
+    """
+    pages = pages_of(cpu, config(cpu, C_BACKING_LEVEL))
+    frame = (pfn - config(cpu, C_FRAME_PFN)) & ~(pages - 1)
+    fetch_or(cpu, config(cpu, C_MARKS) + frame, marks)

@@ -41,7 +41,8 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TRANSITION_REMOVED,
     LIFETIME_OUTSIDE,
     LEAK_EXHAUSTED,
-) = range(1, 17)
+    DIRTY_LOST,
+) = range(1, 18)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -80,6 +81,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     TRANSITION_REMOVED: (
         "transitions",
         "gfn {a:#x}: a table was replaced by {c:#x} ({b:#x} before)",
+    ),
+    DIRTY_LOST: (
+        "dirty",
+        "gfn {a:#x} was written and no harvest names it: it holds {b:#x}, its copy {c:#x}",
     ),
 }
 

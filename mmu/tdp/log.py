@@ -7,6 +7,7 @@ these flushes: the caller flushes once, before it hands anything out.
 
 from __future__ import annotations
 
+from mmu.host.frames import MARK_DIRTY, mark_frame
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
@@ -14,7 +15,7 @@ from mmu.machine.layout import BITMAP_BITS, ITERATOR, N_DIRTY_CLEARED
 from mmu.machine.lock import HELD_MMU_READ, HELD_MMU_WRITE, assert_held
 from mmu.machine.primitives import emit, fetch_and, own, read_once, stopped, tally
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
-from mmu.spte import LEVEL_4K, is_leaf, is_present
+from mmu.spte import DIRTY, LEVEL_4K, is_leaf, is_present, pfn_of
 from mmu.tdp_iter import (
     IT_GFN,
     IT_LEVEL,
@@ -80,6 +81,8 @@ def _clear_entry(cpu: Cpu, sptep: int, bits: int) -> int:
         return 0
     replaced = fetch_and(cpu, sptep, ~bits)
     emit(cpu, events.SPTE_CHANGED, sptep, replaced, replaced & ~bits)
+    if replaced & bits & DIRTY != 0:
+        mark_frame(cpu, pfn_of(replaced), MARK_DIRTY)
     return 1
 
 

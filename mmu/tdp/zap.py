@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from mmu.host.frames import MARK_ACCESSED, MARK_DIRTY, mark_frame
+from mmu.host.frames import MARK_ACCESSED, mark_frame
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import N_HUGE_ZAPPED
 from mmu.machine.lock import HELD_MMU_READ, assert_held
 from mmu.machine.primitives import tally
-from mmu.spte import ACCESSED, DIRTY, FROZEN, pfn_of
+from mmu.spte import ACCESSED, FROZEN, pfn_of
 from mmu.tdp_iter import level_shift
 from mmu.tdp_mmu import DONE, set_spte_atomic, unfreeze_spte
 
@@ -24,9 +24,7 @@ def zap_leaf_atomic(cpu: Cpu, sptep: int, gfn: int, level: int, old: int) -> int
     assert_held(cpu, HELD_MMU_READ)
     if set_spte_atomic(cpu, sptep, gfn, level, old, FROZEN) != DONE:
         return 0
-    if old & DIRTY != 0:
-        mark_frame(cpu, pfn_of(old), MARK_DIRTY | MARK_ACCESSED)
-    elif old & ACCESSED != 0:
+    if old & ACCESSED != 0:
         mark_frame(cpu, pfn_of(old), MARK_ACCESSED)
     flush_remote_tlbs(cpu, gfn, level_shift(cpu, level))
     unfreeze_spte(cpu, sptep)
