@@ -17,7 +17,7 @@ SCENARIOS = {
     "split-split": _FAULTS,
     "split-split-faults": _FAULTS,
     "execute-read": _FAULTS,
-    "execute-read-zap": _FAULTS,
+    "execute-zap-protect": _FAULTS,
     "execute-write-nx-off": _FAULTS,
     "map-under-nx-table": _FAULTS,
     "map-retry": _FAULTS,
