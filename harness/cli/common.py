@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from harness.bugs.tree import TREE_VARIABLE, patched_tree, run_in_tree
+from harness.explore.reproducer import Patch
 from harness.report import store
 from harness.report.tables import size
 from mmu.machine.kernel import SOURCE_ROOT, cache_root, warm
@@ -36,23 +37,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, workload: Workload) -> No
         metavar="POLICY",
         help=f"run with all values of a policy side by side: {', '.join(workload.POLICIES)}",
     )
-    parser.add_argument(
-        "--patch",
-        type=Path,
-        metavar="FILE",
-        help="apply a unified diff to a copy of the model and run that",
-    )
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="where the run is stored (default: results)",
-    )
-    parser.add_argument(
-        "--json", metavar="FILE|-", help="write the run's JSON; with -, stdout holds nothing else"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress, no live status")
+    add_patch_argument(parser)
+    add_output_arguments(parser)
     parser.add_argument(
         "--watchdog",
         type=parse_duration,
@@ -67,12 +53,44 @@ def add_run_arguments(parser: argparse.ArgumentParser, workload: Workload) -> No
     )
 
 
+def add_patch_argument(parser: argparse.ArgumentParser) -> None:
+    """--patch."""
+    parser.add_argument(
+        "--patch",
+        type=Path,
+        metavar="FILE",
+        help="apply a unified diff to a copy of the model and run that",
+    )
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """--results, --json, --quiet."""
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="where the run is stored (default: results)",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE|-", help="write the run's JSON; with -, stdout holds nothing else"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress, no live status")
+
+
 def enter_patched_tree(args: argparse.Namespace) -> None:
     """With --patch: go on in a fresh interpreter on the patched copy; returns in that one."""
     if args.patch is None or os.environ.get(TREE_VARIABLE):
         return
     tree = patched_tree(args.patch, SOURCE_ROOT, cache_root())
     run_in_tree(tree, args.words)
+
+
+def patch_of(args: argparse.Namespace) -> Patch | None:
+    """The diff that the model was patched with."""
+    if args.patch is None:
+        return None
+    return Patch(args.patch.name, args.patch.read_text(encoding="utf-8"))
 
 
 def variants(args: argparse.Namespace, workload: Workload) -> dict[str, Plan]:
@@ -86,7 +104,7 @@ def variants(args: argparse.Namespace, workload: Workload) -> dict[str, Plan]:
     return plans
 
 
-def compile_model(quiet: bool) -> None:
+def compile_model(quiet: bool, what: str = "the model") -> None:
     """Compile what is not cached yet, and say so while it lasts."""
     console = Console(stderr=True)
     live = Live(console=console, auto_refresh=False, transient=True)
@@ -94,7 +112,7 @@ def compile_model(quiet: bool) -> None:
 
     def progress(done: int, total: int, seconds: float) -> None:
         nonlocal started
-        text = f"compiling the model (once per version): {done}/{total} kernels, {seconds:.0f} s"
+        text = f"compiling {what} (once per version): {done}/{total} kernels, {seconds:.0f} s"
         if quiet:
             return
         if console.is_terminal:

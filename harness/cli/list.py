@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.cli.common import write_json
+from harness.explore.strategies.registry import STRATEGIES
 from harness.oracles.verdict import ORACLES
 from harness.report.tables import render
 from mmu.policy import POLICIES
 from workloads.registry import WORKLOADS
+from workloads.scenarios.registry import SCENARIOS, load
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -19,9 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print workloads, policies and oracles."""
+    """Print everything that has a name."""
     document: dict[str, Any] = {
         "workloads": {name: text for name, (_, text) in WORKLOADS.items()},
+        "scenarios": {name: load(name).about for name in SCENARIOS},
+        "strategies": {name: info.about for name, info in STRATEGIES.items()},
         "policies": {
             name: {"what": text, "values": list(values)}
             for name, (text, values) in POLICIES.items()
@@ -36,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
     print(
         render(["workload", "what it does"], [list(each) for each in document["workloads"].items()])
     )
+    for what in ("scenarios", "strategies"):
+        print()
+        heads = [what.replace("ies", "y").removesuffix("s"), "what it does"]
+        print(render(heads, [list(each) for each in document[what].items()]))
     print()
     rows = [[name, ", ".join(values), text] for name, (text, values) in POLICIES.items()]
     print(render(["policy", "values", "what it decides"], [list(row) for row in rows]))

@@ -18,8 +18,10 @@ from workloads.errors import TdpraceError
 COMMANDS = {
     "stress": "run a workload in real processes",
     "scale": "vCPU-scaling table over counts and policies",
+    "explore": "explore a scenario's interleavings, all of them if possible",
+    "replay": "replay a reproducer, or tell its story",
     "results": "list, show and compare stored runs",
-    "list": "workloads, policies and oracles",
+    "list": "workloads, scenarios, strategies, policies and oracles",
     "doctor": "what this machine can run",
 }
 
@@ -29,6 +31,7 @@ guest memory, in many processes over shared memory.
 
   tdprace stress dirty-log -g -v 4 -b 64M -s 2m -w 5 --compare huge-split
   tdprace stress access-trace --trace FILE -v 2
+  tdprace explore map-map-same
   tdprace scale dirty-log -g --vcpus 1,2,4,8 -b 64M -s 2m --compare huge-split
 """
 EPILOG = """\

@@ -24,7 +24,8 @@ from harness.cli.common import (
     write_json,
 )
 from harness.cli.main import Parser
-from harness.cli.stress import EXIT, Speaker
+from harness.cli.speaker import Speaker
+from harness.cli.stress import EXIT
 from harness.report import store
 from harness.report.document import new_document
 from harness.report.tables import Cell, render

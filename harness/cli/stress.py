@@ -18,6 +18,7 @@ from harness.cli.common import (
     write_json,
 )
 from harness.cli.main import Parser
+from harness.cli.speaker import Speaker
 from harness.report import run_tables, store
 from harness.report.document import new_document, run_part
 from harness.report.tables import seconds, size
@@ -80,20 +81,6 @@ def run(args: argparse.Namespace) -> int:
     if error is not None:
         raise error
     return EXIT[document["outcome"]]
-
-
-class Speaker:
-    """Prints to stdout, and remembers it for the stored table; silent when stdout is JSON."""
-
-    def __init__(self, silent: bool) -> None:
-        self._silent = silent
-        self.text = ""
-
-    def __call__(self, text: str) -> None:
-        """Say one text."""
-        self.text += text + "\n"
-        if not self._silent:
-            print(text, flush=True)
 
 
 def _run_variant(

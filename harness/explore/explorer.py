@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from harness.explore.world import World
 from harness.watch.words import compiled_function, compiled_hook
 from mmu.machine.cpu import Words
 from mmu.machine.events import AGAIN
+from mmu.machine.kernel import Kernel, signature_of
 from workloads.errors import RunFailed
 from workloads.scenario import Scenario
 
@@ -73,6 +75,19 @@ class Result:
 
 
 Progress = Callable[[Result], bool]
+
+
+def compile_engine(strategy: str) -> None:
+    """Compile what exploring needs, so that no worker has to."""
+    compiled_hook(on_call)
+    compiled_function(enter_actor, 1)
+    kernel = cast("Kernel", explore_slice)
+    if signature_of(kernel) not in kernel.signatures:
+        kernel.compile(signature_of(kernel))
+    for name in ("dpor", *AUTO_SAMPLERS) if strategy == "auto" else (strategy,):
+        module = load_strategy(name)
+        for function in (module.begin, module.choose, module.finish):
+            compiled_function(function)
 
 
 class Engine:

@@ -64,13 +64,17 @@ class World:
     def name_of(self, word: int) -> str:
         """What a word is called in stories and reproducers; always the same for the same word."""
         if self.vm is not None:
-            return vm_word_name(self.vm, word)
+            return vm_word_name(self.vm, word, tuple(a.name for a in self.scenario.actors))
         if 0 <= word < len(self.names):
             return self.names[word]
         actor, offset = divmod(word - self._own_base, at.ACTOR_FIXED_WORDS)
         if word < len(self.words) and 0 <= actor < len(self.scenario.actors):
             return f"{self.scenario.actors[actor].name}.own[{offset}]"
         return f"word {word}"
+
+    def words_by_name(self) -> dict[str, int]:
+        """Index of every word by its name."""
+        return {self.name_of(word): word for word in range(len(self.words))}
 
     def own(self, actor: int) -> int:
         """First word of the actor's own block."""

@@ -1,0 +1,318 @@
+"""`tdprace explore`: look at a scenario's interleavings, all of them if they can be counted."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from harness.cli.common import (
+    add_output_arguments,
+    add_patch_argument,
+    compile_model,
+    enter_patched_tree,
+    patch_of,
+    write_json,
+)
+from harness.cli.speaker import Speaker
+from harness.explore import reproducer
+from harness.explore.explorer import Bounds, Result, compile_engine
+from harness.explore.judge import grade_of, outcome_text
+from harness.explore.load import load_scenario
+from harness.explore.parallel import explore, tasks_for
+from harness.explore.replay import check_determinism
+from harness.explore.strategies.registry import OPTIONAL, STRATEGIES
+from harness.explore.world import World, check_scenario
+from harness.report import store
+from harness.report.document import new_document
+from harness.report.tables import Cell, rate, render
+from harness.run.measure import cores
+from mmu.machine.kernel import MODEL_HASH
+from workloads.errors import UsageError
+from workloads.scenario import GRADES, Scenario
+from workloads.units import parse_duration
+
+SECONDS_DEFAULT = 60.0
+STEPS_MAX = 50_000
+PLAIN_LINE_S = 5.0
+EPILOG = """\
+examples:
+  tdprace explore map-map-same                         all interleavings of two faults
+  tdprace explore fast-fault-harvest --patch bug.diff  does a change lose a guest's write?
+  tdprace explore workloads/litmus/store_buffering.py::STORE_BUFFERING
+  tdprace explore my.py::MINE --strategy surw --seconds 10m -j 2
+
+`tdprace list` names scenarios and strategies; docs/explore.md shows how to write a scenario.
+exit status: 0 nothing found, 1 a violation was found, 2 wrong usage, 4 it could not be explored
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """The scenario, a strategy, its bounds."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("scenario", metavar="SCENARIO", help="a name, or FILE.py::NAME")
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default="auto",
+        metavar="NAME",
+        help="; ".join(f"{name}: {info.about}" for name, info in STRATEGIES.items()),
+    )
+    parser.add_argument("--executions", type=_count, metavar="N", help="end after N executions")
+    parser.add_argument(
+        "--seconds",
+        type=parse_duration,
+        metavar="TIME",
+        help=f"end after TIME: 30s, 10m (default {SECONDS_DEFAULT:.0f}s without --executions;"
+        " dpor and optimal have no limit)",
+    )
+    parser.add_argument(
+        "--steps", type=_count, default=Bounds().steps, metavar="N",
+        help=f"cut an execution after N steps (default {Bounds().steps})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--preemptions", type=_natural, metavar="N",
+        help="dpor, optimal: at most N switches away from who could go on",
+    )  # fmt: skip
+    parser.add_argument("--depth", type=_count, metavar="D", help="pct: depth of the bug (5)")
+    parser.add_argument("--seed", "-r", type=_count, metavar="N", help="samplers: seed (1)")
+    parser.add_argument(
+        "-j", dest="jobs", type=_count, metavar="N",
+        help="samplers and auto: processes (default: all cores)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check-determinism",
+        action="store_true",
+        help="before: run 200 random schedules twice each and compare every step",
+    )
+    parser.add_argument(
+        "--keep-going", action="store_true", help="go on after a violation; one of each is kept"
+    )
+    add_patch_argument(parser)
+    add_output_arguments(parser)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    number = _natural(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explore, print the outcome, store the run; the exit status."""
+    _refuse_unused(args)
+    enter_patched_tree(args)
+    scenario = load_scenario(args.scenario)
+    check_scenario(scenario)
+    folder = store.open_run(args.results, "explore", scenario.name)
+    compile_model(args.quiet, "the scenario and the model")
+    compile_engine(args.strategy)
+    if args.check_determinism:
+        check_determinism(scenario)
+    say = Speaker(silent=args.json == "-")
+    status = ExploreStatus(args)
+    jobs = args.jobs or (cores() if "jobs" in STRATEGIES[args.strategy].options else 1)
+    tasks = tasks_for(args.strategy, _bounds(args), args.seed or 1, jobs)
+    try:
+        result = explore(scenario, tasks, stop_at_finding=not args.keep_going, look=status.look)
+    finally:
+        status.close()
+    return _finish(args, scenario, result, folder, say)
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """An option that the strategy would ignore is an error, not a surprise."""
+    for option in OPTIONAL:
+        if getattr(args, option) is not None and option not in STRATEGIES[args.strategy].options:
+            users = [name for name, info in STRATEGIES.items() if option in info.options]
+            flag = "-j" if option == "jobs" else f"--{option}"
+            raise UsageError(
+                f"{args.strategy} does not use {flag}; strategies that do: {', '.join(users)}"
+            )
+    if args.steps > STEPS_MAX:
+        raise UsageError(f"--steps {args.steps} is more than {STEPS_MAX} (memory for the trace)")
+
+
+def _bounds(args: argparse.Namespace) -> Bounds:
+    seconds = args.seconds
+    if seconds is None:
+        exact = args.strategy in ("dpor", "optimal")
+        seconds = 0.0 if exact or args.executions else SECONDS_DEFAULT
+    return Bounds(
+        executions=args.executions or 0,
+        seconds=seconds,
+        steps=args.steps,
+        preemptions=-1 if args.preemptions is None else args.preemptions,
+        depth=args.depth or 0,
+    )
+
+
+class ExploreStatus:
+    """One live line in a terminal, a plain line every 5 s elsewhere."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._quiet = args.quiet
+        self._seconds = _bounds(args).seconds
+        self._executions = args.executions or 0
+        self._began = self._said = time.monotonic()
+        console = Console(stderr=True)
+        self._live: Live | None = None
+        if not self._quiet and console.is_terminal:
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+            self._live.start(refresh=False)
+
+    def look(self, result: Result) -> None:
+        """Redraw if it is time."""
+        now = time.monotonic()
+        if self._quiet or (self._live is None and now - self._said < PLAIN_LINE_S):
+            return
+        self._said = now
+        text = self._text(result, now - self._began)
+        if self._live is not None:
+            self._live.update(text, refresh=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _text(self, result: Result, passed: float) -> str:
+        text = (
+            f"{result.strategy}: {result.executions:,} executions"
+            f" ({rate(result.executions / max(passed, 0.1))}), {result.blocked:,} cut,"
+            f" depth {result.depth}, {passed:.0f} s"
+        )
+        if self._seconds:
+            text += f", {max(self._seconds - passed, 0):.0f} s left"
+        if self._executions:
+            text += f", {max(self._executions - result.executions, 0):,} executions left"
+        return text
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _finish(
+    args: argparse.Namespace,
+    scenario: Scenario,
+    result: Result,
+    folder: store.RunFolder,
+    say: Speaker,
+) -> int:
+    """Tables, findings, the stored run."""
+    document = _document(args, scenario, result)
+    say(f"{scenario.name}: {scenario.about}")
+    if result.outcomes:
+        say("\n" + _outcome_table(scenario, result) + "\n")
+    say(_totals(result))
+    for note in result.notes:
+        say(f"note: {note}")
+    world = World(scenario) if result.findings else None
+    for number, found in enumerate(result.findings):
+        name = reproducer.FILE if number == 0 else f"{number + 1}-{reproducer.FILE}"
+        assert world is not None
+        content = reproducer.Reproducer.of(
+            world,
+            found,
+            reference=args.scenario,
+            model=MODEL_HASH,
+            patch=patch_of(args),
+            strategy=result.strategy,
+            seed=args.seed or 1,
+        )
+        folder.write_text(name, content.dump())
+        path = folder.path / name
+        document["violations"][number]["reproducer"] = f"tdprace replay {shlex.quote(str(path))}"
+        who = f" ({scenario.actors[found.actor].name})" if found.actor >= 0 else ""
+        say(f"\nVIOLATION {found.oracle}: {found.message}{who}, after {len(found.steps)} steps")
+        say(f"  again:  {document['violations'][number]['reproducer']}")
+        say(f"  story:  {document['violations'][number]['reproducer']} --explain")
+    if world is not None:
+        world.close()
+    folder.write(document)
+    folder.write_text(store.TABLE_FILE, say.text)
+    say(f"stored: {folder.path}")
+    write_json(args.json, document)
+    if result.findings:
+        return 1
+    return 130 if result.interrupted else 0
+
+
+def _totals(result: Result) -> str:
+    text = (
+        f"{result.strategy}: {result.executions:,} executions in {result.seconds:.1f} s"
+        f" ({rate(result.executions / max(result.seconds, 1e-9))}), longest {result.depth} steps"
+    )
+    if result.blocked:
+        text += f"; {result.blocked:,} more were cut"
+    if result.deadlocked:
+        text += f"; {result.deadlocked:,} deadlocked"
+    if result.exhausted:
+        return f"{text}\nexhausted: these are all {result.executions:,} traces"
+    if result.interrupted:
+        return f"{text}\nnot exhausted: interrupted"
+    if result.findings and not result.bound:
+        return f"{text}\nnot exhausted: ended by a violation"
+    return f"{text}\nnot exhausted: bound reached: {result.bound}"
+
+
+def _outcome_table(scenario: Scenario, result: Result) -> str:
+    """As jcstress prints it, what is forbidden first."""
+    total = sum(result.outcomes.values())
+    rows: list[tuple[int, list[Cell]]] = []
+    for values, count in result.outcomes.items():
+        grade, sentence = grade_of(scenario, values)
+        share = f"{100 * count / total:.2f} %"
+        cells: list[Cell] = [outcome_text(scenario, values), count, share, grade, sentence]
+        rows.append((-GRADES.index(grade), cells))
+    seen = set(result.outcomes)
+    for outcome in scenario.outcomes:
+        if outcome.values not in seen:
+            text = outcome_text(scenario, outcome.values)
+            cells = [text, 0, "0.00 %", outcome.grade, outcome.sentence]
+            rows.append((-GRADES.index(outcome.grade), cells))
+    rows.sort(key=lambda row: (row[0], -int(str(row[1][1]))))
+    heads = ["outcome", "executions", "share", "grade", "description"]
+    return render(heads, [cells for _, cells in rows])
+
+
+def _document(args: argparse.Namespace, scenario: Scenario, result: Result) -> dict[str, Any]:
+    document = new_document("explore", scenario.name, vars(args))
+    document["scenario"] = document.pop("workload")
+    outcome = "violation" if result.findings else "clean"
+    document["outcome"] = "interrupted" if result.interrupted and not result.findings else outcome
+    names = [actor.name for actor in scenario.actors]
+    document["violations"] = [
+        {
+            "oracle": found.oracle,
+            "message": found.message,
+            "actors": [names[found.actor]] if found.actor >= 0 else [],
+            "steps": len(found.steps),
+        }
+        for found in result.findings
+    ]
+    plain = asdict(result)
+    for key in ("findings", "outcomes", "deadlocks", "interrupted"):
+        plain.pop(key)
+    document.update(plain)
+    document["executions_per_second"] = result.executions / max(result.seconds, 1e-9)
+    document["outcomes"] = [
+        {"values": list(values), "count": count, "grade": grade_of(scenario, values)[0]}
+        for values, count in sorted(result.outcomes.items())
+    ]
+    return document

@@ -1,0 +1,104 @@
+"""What a value means at its word: entries, locks, vCPU states, bitmaps, frames."""
+
+from __future__ import annotations
+
+from harness.explore.world import World
+from mmu import spte
+from mmu.host.frames import OWNER_MASK, VALUE_MASK, VALUE_SHIFT
+from mmu.hw.vcpu import IN_GUEST_MODE, MODE_MASK, REQUEST_SHIFT, SRCU_HELD
+from mmu.machine import layout as at
+from mmu.machine.blocking import EXCLUSIVE, SHARED_UNIT
+from mmu.vm import Vm
+
+LOCKS = (at.MMU_LOCK, at.PAGES_LOCK, at.SLOTS_LOCK, at.POOL_LOCK)
+SIZES = {1: "", 2: "2M ", 3: "1G "}
+DECIMAL_MAX = 4096
+
+
+def value_text(world: World, word: int, value: int) -> str:
+    """The value as a kernel engineer would say it."""
+    if world.vm is None:
+        return number_text(value)
+    name = _region_of(world.vm, word)
+    if name == "tables":
+        return entry_text(world.vm, word, value)
+    if word in LOCKS:
+        return lock_text(value)
+    if name == "actors":
+        offset = (word - world.vm.layout.start("actors")) % world.vm.layout.actor_stride
+        return state_text(value) if offset == at.VCPU_STATE else number_text(value)
+    if name.startswith(("bitmap", "harvest")):
+        return bitmap_text(world.vm, value)
+    if name == "frames":
+        return frame_text(world.vm, word, value)
+    return number_text(value)
+
+
+def number_text(value: int) -> str:
+    """Small ones in decimal."""
+    return str(value) if -DECIMAL_MAX < value < DECIMAL_MAX else hex(value)
+
+
+def entry_text(vm: Vm, word: int, value: int) -> str:
+    """`leaf pfn 7 rw-, MMU-writable`, `frozen`, `table @3 level 2`."""
+    if value == spte.NONPRESENT:
+        return "empty"
+    if value == spte.FROZEN:
+        return "frozen"
+    if not value & spte.MMU_PRESENT:
+        return f"not present {value:#x}"
+    pfn = (value >> spte.PFN_SHIFT) & spte.PFN_MASK
+    page = (word - vm.layout.start("tables")) >> vm.config.bits
+    record = vm.layout.start("records") + page * at.RECORD_WORDS
+    level = int(vm.words[record + at.SP_LEVEL]) or 1
+    if level > 1 and not value & spte.PS:
+        return f"table @{pfn} level {level - 1}"
+    rights = "".join(
+        letter if value & bit else "-"
+        for letter, bit in (("r", spte.SPTE_R), ("w", spte.SPTE_W), ("x", spte.SPTE_X))
+    )
+    size = SIZES.get(level, f"level {level} ") if value & spte.PS else ""
+    text = f"{size}leaf pfn {pfn} {rights}"
+    if value & spte.MMU_WRITABLE and not value & spte.SPTE_W:
+        text += ", MMU-writable"
+    flags = [letter for letter, bit in (("A", spte.ACCESSED), ("D", spte.DIRTY)) if value & bit]
+    return f"{text}, {''.join(flags)}" if flags else text
+
+
+def lock_text(value: int) -> str:
+    """`free`, `writer`, `2 readers`."""
+    if value == 0:
+        return "free"
+    readers = value // SHARED_UNIT
+    parts = ["writer"] if value & EXCLUSIVE else []
+    if readers:
+        parts.append(f"{readers} reader" + "s" * (readers != 1))
+    return " + ".join(parts) or hex(value)
+
+
+def state_text(value: int) -> str:
+    """A vCPU's mode and the request that it has served."""
+    mode = "in guest" if value & MODE_MASK == IN_GUEST_MODE else "outside"
+    srcu = ", SRCU held" if value & SRCU_HELD else ""
+    return f"{mode}{srcu}, served {value >> REQUEST_SHIFT}"
+
+
+def bitmap_text(vm: Vm, value: int) -> str:
+    """`{gfn 0, gfn 3}`."""
+    gfns = [f"gfn {vm.config.gfn_base + i}" for i in range(at.BITMAP_BITS) if value >> i & 1]
+    return "{" + ", ".join(gfns) + "}"
+
+
+def frame_text(vm: Vm, word: int, value: int) -> str:
+    """How often it was written, and whose it is if not its first owner's."""
+    frame = word - vm.layout.start("frames")
+    owner = (value & OWNER_MASK) ^ frame
+    text = f"value {(value >> VALUE_SHIFT) & VALUE_MASK}"
+    return text if owner == frame else f"{text}, owner gfn {owner}"
+
+
+def _region_of(vm: Vm, word: int) -> str:
+    for region in vm.layout.regions.values():
+        if region.start <= word < region.end:
+            return region.name
+    return "header"

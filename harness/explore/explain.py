@@ -1,0 +1,112 @@
+"""Tell a story in columns, one an actor, as a kernel engineer would draw a race."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterator
+
+from harness.explore.story import Story, Told
+from harness.explore.world import World
+
+WIDTH_DEFAULT = 120
+COLUMN_MIN = 24
+NUMBER_WIDTH = 4
+
+
+def explain(world: World, story: Story, *, everything: bool = False, width: int = 0) -> str:
+    """The story as text; without `everything`, steps that concern one actor alone are folded."""
+    names = [actor.name for actor in world.scenario.actors]
+    column = max(((width or WIDTH_DEFAULT) - NUMBER_WIDTH) // len(names) - 2, COLUMN_MIN)
+    lines = [_row(["", *names], column), _row(["", *["-" * len(name) for name in names]], column)]
+    boring = set() if everything else _private_words(world, story)
+    held: dict[int, str] = defaultdict(str)
+    for run in _runs(story.told, boring):
+        first = run[0]
+        if first.word in boring:
+            lines += _cells(None, first.actor, [f"... {_count(len(run))}"], names, column)
+            held[first.actor] = run[-1].held
+            continue
+        text = [f"{first.function} ({first.place})", f"  {_what(world, first)}"]
+        if first.held != held[first.actor]:
+            text.append(f"  holds {first.held or 'nothing'}")
+            held[first.actor] = first.held
+        lines += _cells(first.number, first.actor, text, names, column)
+    if story.oracle:
+        who = story.actor if story.actor >= 0 else (story.told[-1].actor if story.told else 0)
+        text = [f"OOPS {story.oracle}: {story.message}"]
+        lines += _cells(None, who, text, names, column)
+    else:
+        lines.append("nothing was broken")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _count(steps: int) -> str:
+    return f"{steps} private step{'s' * (steps != 1)}"
+
+
+def _private_words(world: World, story: Story) -> set[int]:
+    """Words that only one actor touches here and that are no page-table entries."""
+    users: dict[int, set[int]] = defaultdict(set)
+    for told in story.told:
+        users[told.word].add(told.actor)
+    private = {word for word, actors in users.items() if len(actors) == 1}
+    if world.vm is not None:
+        tables = world.vm.layout.regions["tables"]
+        private -= set(range(tables.start, tables.end))
+        # Statistics that everybody counts, locks that nobody fights for: told where they matter.
+        private |= {told.word for told in story.told if told.do == "count"}
+    else:
+        private -= {told.word for told in story.told if told.do not in ("read", "write")}
+        private = {word for word in private if len(story.told) > COLUMN_MIN}
+    return private
+
+
+def _runs(told: list[Told], boring: set[int]) -> Iterator[list[Told]]:
+    """Single steps, and runs of folded ones of one actor."""
+    run: list[Told] = []
+    for step in told:
+        folded = step.word in boring
+        if run and folded and run[0].word in boring and run[0].actor == step.actor:
+            run.append(step)
+            continue
+        if run:
+            yield run
+        run = [step]
+    if run:
+        yield run
+
+
+def _what(world: World, told: Told) -> str:
+    """`cmpxchg table 3 entry 0: empty -> frozen`."""
+    name = world.name_of(told.word)
+    mine = f"{world.scenario.actors[told.actor].name}: "
+    name = name.removeprefix(mine)
+    if told.do in ("read", "load_acquire", "peek", "wait"):
+        return f"{told.do} {name}: {told.before}"
+    if told.do == "cmpxchg" and told.before == told.after:
+        return f"cmpxchg {name} fails: {told.before}"
+    if told.do in ("acquire", "release"):
+        return f"{told.do} {name}: {told.after}"
+    return f"{told.do} {name}: {told.before} -> {told.after}"
+
+
+def _cells(
+    number: int | None, actor: int, texts: list[str], names: list[str], column: int
+) -> list[str]:
+    """Rows in which only the actor's column is filled."""
+    rows = []
+    wrapped = [
+        line
+        for text in texts
+        for line in textwrap.wrap(text, column, subsequent_indent="    ") or [""]
+    ]
+    for i, line in enumerate(wrapped):
+        cells = ["" if number is None or i else str(number), *[""] * len(names)]
+        cells[1 + actor] = line
+        rows.append(_row(cells, column))
+    return rows
+
+
+def _row(cells: list[str], column: int) -> str:
+    return f"{cells[0]:>{NUMBER_WIDTH}}" + "".join(f"  {cell:<{column}}" for cell in cells[1:])

@@ -1,0 +1,213 @@
+"""Explorations in processes of their own: on all cores, and where a crash is only a message.
+
+The parent never runs a scenario itself.  So a scenario that crashes, or never comes back from a
+loop without a step, ends as one line; and Ctrl-C keeps what was found.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import multiprocess
+from multiprocess.connection import wait as wait_for_any
+
+from harness.explore.explorer import AUTO_SAMPLERS, Bounds, Explorer, Result
+from harness.run.lifeline import die_with_parent
+from harness.run.session import SignalFlag
+from workloads.errors import RunFailed, TdpraceError
+from workloads.scenario import Scenario
+
+LOOK_S = 0.05
+SILENT_S = 10.0  # without a word from a worker: it is in a loop that has no step
+GRACE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one worker does."""
+
+    strategy: str
+    bounds: Bounds
+    seed: int
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Any
+    result: Result
+    heard: float
+    done: bool = False
+    error: TdpraceError | None = field(default=None)
+
+
+def tasks_for(strategy: str, bounds: Bounds, seed: int, jobs: int) -> list[Task]:
+    """Which worker does what: samplers differ by their seeds, auto's helpers only sample."""
+    share = replace(bounds, executions=-(-bounds.executions // jobs))
+    first = Task(strategy, share, seed)
+    names = AUTO_SAMPLERS if strategy == "auto" else (strategy,)
+    return [first] + [Task(names[i % len(names)], share, seed + i) for i in range(1, jobs)]
+
+
+def explore(
+    scenario: Scenario,
+    tasks: Sequence[Task],
+    *,
+    stop_at_finding: bool,
+    look: Callable[[Result], None],
+) -> Result:
+    """Run all tasks to their ends; `look(result so far)` about 20 times a second.
+
+    Everything ends when somebody finds something (with `stop_at_finding`), or the first task has
+    exhausted the scenario.  Raises what a worker raised, or RunFailed if one died or hangs.
+    """
+    workers: list[_Worker] = []
+    with SignalFlag() as flag:
+        try:
+            workers = [_start(scenario, task, stop_at_finding) for task in tasks]
+            _watch(scenario, workers, flag, look)
+        finally:
+            for worker in workers:
+                worker.process.kill()
+                worker.process.join()
+    for worker in workers:
+        if worker.error is not None:
+            raise worker.error
+    merged = merge([worker.result for worker in workers])
+    merged.interrupted = flag.raised
+    return merged
+
+
+def _start(scenario: Scenario, task: Task, stop_at_finding: bool) -> _Worker:
+    ours, theirs = multiprocess.Pipe()
+    context = multiprocess.get_context("fork")
+    arguments = (theirs, scenario, task, stop_at_finding, os.getpid())
+    process = context.Process(target=_work, args=arguments, daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours, Result(task.strategy), time.monotonic())
+
+
+def _work(
+    connection: Any, scenario: Scenario, task: Task, stop_at_finding: bool, parent: int
+) -> None:
+    """A worker's life: explore, say how far it is, end when told to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent(parent)
+
+    def progress(result: Result) -> bool:
+        connection.send((result, False, None))
+        return not connection.poll()
+
+    try:
+        explorer = Explorer(
+            scenario,
+            task.strategy,
+            task.bounds,
+            seed=task.seed,
+            stop_at_finding=stop_at_finding,
+        )
+        connection.send((explorer.run(progress), True, None))
+    except TdpraceError as error:
+        connection.send((Result(task.strategy), True, (type(error), str(error))))
+
+
+def _watch(
+    scenario: Scenario,
+    workers: list[_Worker],
+    flag: SignalFlag,
+    look: Callable[[Result], None],
+) -> None:
+    ending = 0.0
+    while not all(worker.done for worker in workers):
+        now = time.monotonic()
+        wait_for_any([w.connection for w in workers if not w.done], LOOK_S)
+        for worker in workers:
+            _hear(scenario, worker, now)
+        look(merge([worker.result for worker in workers]))
+        if not ending and (flag.raised or _is_over(workers)):
+            ending = now
+            for worker in workers:
+                if not worker.done:
+                    _tell(worker)
+        if ending and now - ending > GRACE_S:
+            return
+
+
+def _tell(worker: _Worker) -> None:
+    """Ask a worker to end."""
+    try:
+        worker.connection.send("end")
+    except OSError:
+        worker.done = True  # it has just ended by itself
+
+
+def _hear(scenario: Scenario, worker: _Worker, now: float) -> None:
+    """Take what a worker has said; RunFailed if it says nothing any more."""
+    where = f"scenario {scenario.name}"
+    if worker.done:
+        return
+    try:
+        while not worker.done and worker.connection.poll():
+            worker.result, worker.done, error = worker.connection.recv()
+            worker.heard = now
+            if error is not None:
+                kind, message = error
+                worker.error = kind(message)
+    except (EOFError, OSError) as error:
+        worker.process.join(1.0)
+        code = worker.process.exitcode
+        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else code
+        raise RunFailed(
+            f"{where}: the exploring process died ({how}); a kernel of the scenario does what no"
+            " schedule should make possible"
+        ) from error
+    if not worker.done and now - worker.heard > SILENT_S:
+        raise RunFailed(
+            f"{where} ran {SILENT_S:.0f} s without a step: a loop of it needs a step, and"
+            " `stopped(cpu)` as a way out"
+        )
+
+
+def _is_over(workers: list[_Worker]) -> bool:
+    if any(worker.error is not None for worker in workers):
+        return True
+    if workers[0].done and workers[0].result.exhausted:
+        return True
+    return any(worker.done and worker.result.findings for worker in workers)
+
+
+def merge(results: Sequence[Result]) -> Result:
+    """One result of all workers'; what is exhausted or bounded is what the first one says."""
+    first = results[0]
+    merged = replace(
+        first,
+        outcomes=dict(first.outcomes),
+        deadlocks=dict(first.deadlocks),
+        findings=list(first.findings),
+        notes=list(first.notes),
+    )
+    for other in results[1:]:
+        merged.executions += other.executions
+        merged.complete += other.complete
+        merged.deadlocked += other.deadlocked
+        merged.blocked += other.blocked
+        merged.steps += other.steps
+        merged.depth = max(merged.depth, other.depth)
+        merged.seconds = max(merged.seconds, other.seconds)
+        for mine, theirs in (
+            (merged.outcomes, other.outcomes),
+            (merged.deadlocks, other.deadlocks),
+        ):
+            for values, count in theirs.items():
+                mine[values] = mine.get(values, 0) + count
+        known = {(each.oracle, each.message) for each in merged.findings}
+        merged.findings += [f for f in other.findings if (f.oracle, f.message) not in known]
+        merged.notes += [note for note in other.notes if note not in merged.notes]
+    return merged

@@ -1,0 +1,205 @@
+"""Reproducers: a schedule by meaning, in a file.
+
+A step is who does what on which word, by names, for the n-th time; so it is found again after
+the layout changed, a function was renamed or a step was added elsewhere.  What each step saw and
+stored is kept too, and compared when it is repeated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.explore.trace import Finding, Step
+from harness.explore.world import World
+from mmu.machine import events
+from workloads.errors import UsageError
+
+VERSION = 1
+FILE = "reproducer.json"
+KEY = "tdprace_reproducer"
+
+OPERATIONS = {
+    events.READ_ONCE: "read",
+    events.WRITE_ONCE: "write",
+    events.LOAD_ACQUIRE: "load_acquire",
+    events.STORE_RELEASE: "store_release",
+    events.XCHG: "xchg",
+    events.CMPXCHG: "cmpxchg",
+    events.FETCH_ADD: "fetch_add",
+    events.FETCH_OR: "fetch_or",
+    events.FETCH_AND: "fetch_and",
+    events.COUNT: "count",
+    events.ACQUIRE: "acquire",
+    events.RELEASE: "release",
+    events.WAIT_WHILE: "wait",
+    events.PEEK: "peek",
+    events.POKE: "poke",
+    events.DRAW: "draw",
+    events.PROBE: "probe",
+}
+KINDS = {name: kind for kind, name in OPERATIONS.items()}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One step; for a draw or a probe `word` is empty, `saw` how many answers, `stored` which."""
+
+    actor: str
+    do: str
+    word: str
+    occurrence: int
+    saw: int
+    stored: int
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What the schedule breaks."""
+
+    oracle: str
+    message: str
+    actor: str
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The diff that the model was patched with."""
+
+    file: str
+    diff: str
+
+
+@dataclass(frozen=True)
+class Reproducer:
+    """All that is needed to see a violation again."""
+
+    scenario: str
+    model: str
+    patch: Patch | None
+    strategy: str
+    seed: int
+    violation: Violation
+    steps: tuple[Recorded, ...]
+
+    @classmethod
+    def of(
+        cls,
+        world: World,
+        found: Finding,
+        *,
+        reference: str,
+        model: str,
+        patch: Patch | None,
+        strategy: str,
+        seed: int,
+    ) -> Reproducer:
+        """Record a finding."""
+        names = [actor.name for actor in world.scenario.actors]
+        who = names[found.actor] if found.actor >= 0 else ""
+        violation = Violation(found.oracle, found.message, who)
+        steps = tuple(recorded(world, found.steps))
+        return cls(reference, model, patch, strategy, seed, violation, steps)
+
+    def dump(self) -> str:
+        """The file's text, one step a line."""
+        document = {KEY: VERSION, **asdict(self)}
+        steps = document.pop("steps")
+        head = json.dumps(document, indent=1)[:-2]
+        lines = ",\n".join("  " + json.dumps(step) for step in steps)
+        return (
+            f'{head},\n "steps": [\n{lines}\n ]\n}}\n' if steps else f'{head},\n "steps": []\n}}\n'
+        )
+
+    def script(self, world: World) -> list[Step]:
+        """The steps with the numbers that actors and words have now; UsageError if one is gone."""
+        actors = {actor.name: number for number, actor in enumerate(world.scenario.actors)}
+        words = world.words_by_name()
+        steps = []
+        for number, step in enumerate(self.steps, start=1):
+            if step.actor not in actors:
+                raise UsageError(f"step {number}: the scenario has no actor {step.actor!r} now")
+            if step.word and step.word not in words:
+                raise UsageError(f"step {number}: the scenario has no word {step.word!r} now")
+            word = words[step.word] if step.word else -1
+            kind = KINDS[step.do]
+            steps.append(Step(actors[step.actor], kind, word, step.saw, step.stored))
+        return steps
+
+
+def recorded(world: World, steps: tuple[Step, ...]) -> list[Recorded]:
+    """Steps by meaning."""
+    times: Counter[tuple[int, int, int]] = Counter()
+    result = []
+    for step in steps:
+        key = (step.actor, step.kind, step.word)
+        times[key] += 1
+        name = world.scenario.actors[step.actor].name
+        word = world.name_of(step.word) if step.word >= 0 else ""
+        do = OPERATIONS[step.kind]
+        result.append(Recorded(name, do, word, times[key], step.old, step.new))
+    return result
+
+
+def read(path: Path) -> Reproducer:
+    """Read a reproducer; UsageError, one line, if it is none that this version understands."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: no text") from error
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"{path}: line {error.lineno}: {error.msg}; is the file complete?"
+        ) from error
+    if not isinstance(document, dict) or KEY not in document:
+        raise UsageError(f"{path}: no reproducer of tdprace")
+    if document[KEY] != VERSION:
+        raise UsageError(
+            f"{path}: reproducer version {document[KEY]!r}; this tdprace reads version {VERSION}"
+        )
+    return _checked(path, document)
+
+
+def _checked(path: Path, document: dict[str, Any]) -> Reproducer:
+    where = str(path)
+    patch = document.get("patch")
+    steps = _field(where, document, "steps", list)
+    violation = _field(where, document, "violation", dict)
+    return Reproducer(
+        _field(where, document, "scenario", str),
+        _field(where, document, "model", str),
+        None
+        if patch is None
+        else Patch(*(_field(f"{where}: patch", patch, key, str) for key in ("file", "diff"))),
+        _field(where, document, "strategy", str),
+        _field(where, document, "seed", int),
+        Violation(
+            *(
+                _field(f"{where}: violation", violation, key, str)
+                for key in ("oracle", "message", "actor")
+            )
+        ),
+        tuple(_step(f"{where}: step {number}", step) for number, step in enumerate(steps, 1)),
+    )
+
+
+def _step(where: str, step: Any) -> Recorded:
+    texts = [_field(where, step, key, str) for key in ("actor", "do", "word")]
+    if texts[1] not in KINDS:
+        raise UsageError(f"{where}: there is no operation {texts[1]!r}")
+    numbers = [_field(where, step, key, int) for key in ("occurrence", "saw", "stored")]
+    return Recorded(texts[0], texts[1], texts[2], *numbers)
+
+
+def _field(where: str, document: Any, key: str, kind: type) -> Any:
+    if not isinstance(document, dict) or key not in document:
+        raise UsageError(f"{where}: {key!r} is missing")
+    value = document[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UsageError(f"{where}: {key!r} is {value!r}, not of type {kind.__name__}")
+    return value
