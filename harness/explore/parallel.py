@@ -184,8 +184,13 @@ def _is_over(workers: list[_Worker]) -> bool:
 
 
 def merge(results: Sequence[Result]) -> Result:
-    """One result of all workers'; what is exhausted or bounded is what the first one says."""
+    """One result of all workers'; what is exhausted or bounded is what the first one says.
+
+    If that is "exhausted", its figures stand alone: what samplers did meanwhile adds nothing.
+    """
     first = results[0]
+    if first.exhausted:
+        results = [first]
     merged = replace(
         first,
         outcomes=dict(first.outcomes),
