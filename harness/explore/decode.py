@@ -24,6 +24,8 @@ def value_text(world: World, word: int, value: int) -> str:
         return entry_text(world.vm, word, value)
     if word in LOCKS:
         return lock_text(value)
+    if word == at.ROOT:
+        return f"table @{(value - world.vm.layout.start('tables')) >> world.vm.config.bits}"
     if name == "actors":
         offset = (word - world.vm.layout.start("actors")) % world.vm.layout.actor_stride
         return state_text(value) if offset == at.VCPU_STATE else number_text(value)

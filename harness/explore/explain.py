@@ -12,6 +12,8 @@ from harness.explore.world import World
 WIDTH_DEFAULT = 120
 COLUMN_MIN = 24
 NUMBER_WIDTH = 4
+# Regions whose words matter to a story even if one actor alone touches them.
+TOLD = ("tables", "frames", "bitmap", "harvest", "marks")
 
 
 def explain(world: World, story: Story, *, everything: bool = False, width: int = 0) -> str:
@@ -46,14 +48,15 @@ def _count(steps: int) -> str:
 
 
 def _private_words(world: World, story: Story) -> set[int]:
-    """Words that only one actor touches here and that are no page-table entries."""
+    """Words that only one actor touches here and that no reader would miss."""
     users: dict[int, set[int]] = defaultdict(set)
     for told in story.told:
         users[told.word].add(told.actor)
     private = {word for word, actors in users.items() if len(actors) == 1}
     if world.vm is not None:
-        tables = world.vm.layout.regions["tables"]
-        private -= set(range(tables.start, tables.end))
+        for region in world.vm.layout.regions.values():
+            if region.name.split()[0] in TOLD:
+                private -= set(range(region.start, region.end))
         # Statistics that everybody counts, locks that nobody fights for: told where they matter.
         private |= {told.word for told in story.told if told.do == "count"}
     else:

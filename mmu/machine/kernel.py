@@ -98,11 +98,19 @@ registry: list[Kernel] = []
 
 
 def use_layer_cache(function: Callable[..., Any]) -> Path:
-    """Have what numba decorates next cached in its own layer's folder, which is returned."""
+    """Have what numba decorates next cached in its own layer's folder, which is returned.
+
+    Cached code names its module: a file that is imported under another name than its place gives
+    it (a user's scenario, a test) has a folder for each of its names.
+    """
     path = Path(function.__code__.co_filename).resolve()
-    inside = path.is_relative_to(SOURCE_ROOT)
-    top = path.relative_to(SOURCE_ROOT).parts[0] if inside else ""
-    folder = _LAYER_DIRS[top if top in _LAYER_DIRS else ""]
+    layer, name = "", ""
+    if path.is_relative_to(SOURCE_ROOT):
+        parts = path.relative_to(SOURCE_ROOT).with_suffix("").parts
+        layer, name = parts[0] if parts[0] in _LAYER_DIRS else "", ".".join(parts)
+    folder = _LAYER_DIRS[layer]
+    if function.__module__ != name:
+        folder /= function.__module__
     numba.config.CACHE_DIR = str(folder)
     return folder
 
@@ -152,7 +160,8 @@ def signature_of(compiled: Kernel) -> tuple[Any, ...]:
 
 def _name(compiled: Kernel) -> str:
     function = compiled.py_func
-    return f"{use_layer_cache(function).name}:{function.__module__}.{function.__qualname__}"
+    folder = use_layer_cache(function).relative_to(CACHE_DIR)
+    return f"{folder}:{function.__module__}.{function.__qualname__}"
 
 
 def warm(progress: Progress | None = None) -> float:

@@ -8,6 +8,9 @@ from workloads.scenario import Scenario
 
 _FAULTS = "workloads.scenarios.faults"
 _LOGGING = "workloads.scenarios.logging"
+_DROPPING = "workloads.scenarios.dropping"
+_PLACES = "workloads.scenarios.places"
+_WRITERS = "workloads.scenarios.writers"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -32,6 +35,29 @@ SCENARIOS = {
     "enable-huge": _LOGGING,
     "huge-logged-write": _LOGGING,
     "protect-yielding": _LOGGING,
+    "drop-drop": _DROPPING,
+    "drop-split": _DROPPING,
+    "drop-logged": _DROPPING,
+    "drop-read": _DROPPING,
+    "map-border": _PLACES,
+    "map-read-only": _PLACES,
+    "map-topup": _PLACES,
+    "map-under-table": _PLACES,
+    "split-topup": _PLACES,
+    "execute-execute": _PLACES,
+    "write-write-protected": _WRITERS,
+    "write-write-bitmap": _WRITERS,
+    "write-write-pml": _WRITERS,
+    "write-huge-logged": _WRITERS,
+    "write-pml-full": _WRITERS,
+    "write-rest-harvest": _WRITERS,
+    "write-protect-pml": _WRITERS,
+    "map-retry-harvest": _WRITERS,
+    "split-retry-harvest": _WRITERS,
+    "enable-unsplit": _WRITERS,
+    "enable-enable": _WRITERS,
+    "disable-write": _WRITERS,
+    "disable-disable": _WRITERS,
 }
 
 

@@ -1,0 +1,288 @@
+"""Scenarios under the interpreted stepper: they end, also when told to stop, and are clean.
+
+All of them together reach every branch of the modules that they exercise; what no small world can
+reach is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
+
+import pytest
+
+from harness.explore.world import World
+from harness.oracles.verdict import audits, reported
+from harness.watch.stepper import Stepper
+from mmu.machine import events
+from tests.scenarios.branches import Branches, modules_of
+from workloads.scenario import Scenario
+from workloads.scenarios.registry import SCENARIOS, load
+
+LOADED = {name: load(name) for name in SCENARIOS}  # here, so that their kernels are compiled once
+MODULES = modules_of(
+    *("tdp", "fault.py", "fast_fault.py", "hw", "dirty_log.py", "tdp_mmu.py", "tdp_iter.py"),
+    *("guest.py", "pages.py", "memslots.py", "host/frames.py"),
+)
+SCHEDULES = 60
+STEPS_MAX = 5000
+SECONDS_MAX = 60  # of one test: what does not stop must not hang
+TICK = 1 << 40  # more than any scheduler tick
+
+BRANCHES = Branches(MODULES)
+COMPLETED: set[tuple[str, str]] = set()  # runs that BRANCHES has seen: which test, which scenario
+RUNS = ("random", "preempted", "stopped")
+Choose = Callable[[list[int]], int]
+Problems = list[str]
+
+
+@cache
+def twin(kernel: Any) -> Callable[..., Any]:
+    return BRANCHES.twin(kernel)
+
+
+class Run:
+    """One scenario's actors at their first steps; probes and the clock answer at random."""
+
+    def __init__(self, world: World, seed: int, failures: float) -> None:
+        world.reset()
+        self.world = world
+        self.scenario = world.scenario
+        self.random = random.Random(seed)
+        self.failures = failures
+        self.now = 0
+        self.steps = 0
+        self.waiting: set[int] = set()  # whose attempt failed: somebody else goes on first
+        actors = enumerate(self.scenario.actors)
+        self.stepper = Stepper(
+            {
+                i: (world.cpu(i, observer=partial(self._answer, i)), twin(each.body))
+                for i, each in actors
+            }
+        )
+
+    def _answer(self, actor: int, kind: int, a: int, b: int, c: int) -> int:
+        if kind == events.AGAIN:
+            self.waiting.add(actor)
+        if kind == events.CLOCK:
+            self.now += self.random.choice((1, 1, 1, TICK))
+            return self.now
+        if kind == events.PROBE:
+            return int(self.scenario.probes >> a & 1 and self.random.random() < self.failures)
+        return events.GO
+
+    def able(self) -> list[int]:
+        able = [each for each in sorted(self.stepper.pending) if self.stepper.enabled(each)]
+        return [each for each in able if each not in self.waiting] or able
+
+    def go_on(self, choose: Choose, steps: int = STEPS_MAX) -> None:
+        """So many steps, fewer if everybody ends before."""
+        while self.stepper.pending and self.steps < steps:
+            able = self.able()
+            assert able, f"{self.scenario.name}: nobody can go on: {self.stepper.pending}"
+            chosen = choose(able)
+            self.waiting -= {each for each in self.waiting if each != chosen}
+            self.stepper.step(chosen)
+            self.steps += 1
+
+    def problems(self) -> Problems:
+        """What the end of the execution shows."""
+        if self.stepper.pending:
+            return [f"no end within {STEPS_MAX} steps: {self.stepper.pending}"]
+        vm = self.world.vm
+        assert vm is not None
+        check = self.scenario.check
+        returned = 0 if check is None else twin(check)(self.world.cpu(0))
+        names = [actor.name for actor in self.scenario.actors]
+        found = [*reported(vm, names), *audits(vm)]
+        return [f"check returned {returned}"] * (returned != 0) + [each.message for each in found]
+
+
+def at_random(run: Run) -> Choose:
+    """Leave an actor that could go on now and then."""
+    current, chance = 0, run.random.choice((0.03, 0.1, 0.3))
+
+    def choose(able: list[int]) -> int:
+        nonlocal current
+        if current not in able or run.random.random() < chance:
+            current = run.random.choice(able)
+        return current
+
+    return choose
+
+
+def preempted(run: Run, first: int, after: int) -> Choose:
+    """One actor does `after` steps, then the others as far as they can go, then it goes on."""
+
+    def choose(able: list[int]) -> int:
+        others = [each for each in able if each != first]
+        if first in able and (run.steps < after or not others):
+            return first
+        return others[0]
+
+    return choose
+
+
+@pytest.fixture(scope="module", params=LOADED)
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    world = World(LOADED[request.param])
+    yield world
+    world.close()
+
+
+@pytest.fixture(autouse=True)
+def _ends_in_time() -> Iterator[None]:
+    """A loop that ignores STOP would hang for ever: interrupt it where it is."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise TimeoutError(f"still running after {SECONDS_MAX} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(SECONDS_MAX)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_the_registry_says_what_there_is():
+    assert [scenario.name for scenario in LOADED.values()] == list(SCENARIOS)
+    for scenario in LOADED.values():
+        assert scenario.vm is not None
+        assert (scenario.vm.bits, scenario.vm.levels, scenario.vm.gfn_base) == (1, 3, 0)
+        assert scenario.about[0].islower()
+
+
+def test_random_schedules_are_clean(world):
+    for seed in range(SCHEDULES):
+        run = Run(world, seed, failures=0.2)
+        run.go_on(at_random(run))
+        assert run.problems() == [], f"seed {seed}"
+    COMPLETED.add(("random", world.scenario.name))
+
+
+def test_one_preemption_anywhere_is_clean(world):
+    for first in range(len(world.scenario.actors)):
+        after = 0
+        while True:
+            run = Run(world, after, failures=0.05)
+            run.go_on(preempted(run, first, after))
+            assert run.problems() == [], f"actor {first} preempted after {after} steps"
+            after += 1
+            if after > run.steps:
+                break
+    COMPLETED.add(("preempted", world.scenario.name))
+
+
+def test_stop_ends_it_at_every_step(world):
+    steps = 0
+    while True:
+        run = Run(world, seed=1, failures=0.2)
+        run.go_on(at_random(run), steps)
+        run.stepper.stop()
+        if run.steps < steps:
+            break
+        steps += 1
+    assert steps > 10
+    COMPLETED.add(("stopped", world.scenario.name))
+
+
+# --- Branches ------------------------------------------------------------------------------------
+
+CLEARING = (
+    "mmu.hw.tlb._flush_everything:"
+    " for place in range(config(cpu, C_TLB), _array(cpu, STRUCTURES + 1))"
+)
+NO_CALLER = "no operation of the model does this yet"
+ENOUGH = "a VM has a table page for every table and every cache"
+NO_STEP = "advice that is no step: only the loops of stress runs ask, no schedule could decide it"
+LATE_STOP = "STOP shows at a step first: what this loop waits for is over by then"
+WRONG = "would be a broken rule, which the oracles report"
+NO_TIMES = "small worlds measure no latencies (sample=0)"
+WRAP = "takes 16 million flushes of everything"
+
+NOT_REACHED: dict[str, str] = {
+    "mmu.dirty_log.publish_pml: slot != 0 is false": "hardware logs mapped pages, holes have none",
+    "mmu.fast_fault._attempt: access != SPTE_W is true": "its only caller asks for writes",
+    "mmu.fast_fault._attempt: spte & MMU_WRITABLE == 0 is true": (
+        "a write to what the host maps read-only has no end yet: it would fault for ever"
+    ),
+    "mmu.fast_fault.fast_page_fault: attempts < ATTEMPTS_MAX is false": (
+        "takes five changes of one entry during one fault"
+    ),
+    "mmu.fault.handle_page_fault: mask >= 0 is true": NO_TIMES,
+    "mmu.fault.handle_page_fault: timed is true": NO_TIMES,
+    "mmu.guest.quiet_due is called": NO_STEP,
+    "mmu.guest.quiet_due: hint(cpu, WAITERS) != 0 is false": NO_STEP,
+    "mmu.guest.quiet_due: hint(cpu, WAITERS) != 0 is true": NO_STEP,
+    "mmu.guest.should_stop is called": NO_STEP,
+    "mmu.guest.should_stop: hint(cpu, STOP_WORD) != 0 is false": NO_STEP,
+    "mmu.guest.should_stop: hint(cpu, STOP_WORD) != 0 is true": NO_STEP,
+    "mmu.hw.tlb._flush_everything: generation > GENERATION_MASK is true": WRAP,
+    f"{CLEARING} runs": WRAP,
+    f"{CLEARING} ends": WRAP,
+    "mmu.hw.vcpu._wait_for_vcpu: stopped(cpu) is true": LATE_STOP,
+    "mmu.hw.walker.walk: stopped(cpu) is true": LATE_STOP,
+    "mmu.hw.walker._set_accessed_dirty: wanted & ~spte & DIRTY != 0 is false": (
+        "nobody takes A alone from an entry yet"
+    ),
+    "mmu.pages._host_page: fresh >= config(cpu, C_TABLE_PAGES) is true": ENOUGH,
+    "mmu.pages._host_page: top > 0 is true": "nobody gives table pages back to the host yet",
+    "mmu.pages.alloc_table: cached == 0 is true": ENOUGH,
+    "mmu.tdp.map._make_table: page == 0 is true": ENOUGH,
+    "mmu.tdp.split._have_table: enough is false": ENOUGH,
+    "mmu.tdp.split.try_split_huge_pages: missing < 0 is true": ENOUGH,
+    "mmu.tdp.split.try_split_huge_pages: result == 0 is false": ENOUGH,
+    "mmu.tdp.zap.zap_leaf_atomic: old & ACCESSED != 0 is false": (
+        "leafs are made with A, and nobody takes it"
+    ),
+    "mmu.tdp_mmu._check_leaf: level > LEVEL_1G is true": WRONG,
+    "mmu.tdp_mmu.cond_resched: flush is true": NO_CALLER,
+    "mmu.tdp_mmu.cond_resched: mmu_lock_contended(cpu) is true": (
+        "a scheduler's actors never wait in line; PROBE_CONTEND stands for it"
+    ),
+    "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is false": WRONG,
+    "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is true": WRONG,
+    "mmu.tdp_mmu.handle_changed_spte: old == new is true": NO_CALLER,
+    "mmu.tdp_mmu.relax_mmu_lock: exclusive is true": NO_CALLER,
+    "mmu.tdp_mmu.set_spte is called": NO_CALLER,
+    "mmu.tdp_mmu.set_spte: is_frozen(old) is false": NO_CALLER,
+    "mmu.tdp_mmu.set_spte: is_frozen(old) is true": NO_CALLER,
+    "mmu.tdp_mmu.set_spte: needs_atomic_update(old, level) is false": NO_CALLER,
+    "mmu.tdp_mmu.set_spte: needs_atomic_update(old, level) is true": NO_CALLER,
+}
+
+
+def test_every_branch_is_reached():
+    if len(COMPLETED) < len(RUNS) * len(LOADED):
+        pytest.skip("needs the runs of all scenarios before it")
+    missed = BRANCHES.known - BRANCHES.taken
+    unlisted, stale = sorted(missed - set(NOT_REACHED)), sorted(set(NOT_REACHED) - missed)
+    assert not unlisted, "no scenario reaches\n" + "\n".join(unlisted)
+    assert not stale, "reached after all, take off the list\n" + "\n".join(stale)
+
+
+def test_a_branch_that_is_not_taken_is_noticed():
+    branches = Branches(["mmu.memslots"])
+    assert branches.taken == set()
+    assert "mmu.memslots.slot_of: slot != 0 is true" in branches.known
+    world = World(LOADED["map-map-same"])
+    branches.twin(LOADED["map-map-same"].actors[0].body)(world.cpu(0))
+    world.close()
+    assert "mmu.memslots.slot_of: slot != 0 is false" in branches.taken
+    assert "mmu.memslots.slot_of: slot != 0 is true" not in branches.taken
+    assert branches.taken < branches.known
+
+
+def test_the_oracles_would_notice():
+    """The runs above judge: a frame that lost its value is seen."""
+    scenario: Scenario = LOADED["map-map-same"]
+    world = World(scenario)
+    assert world.vm is not None
+    run = Run(world, 0, 0.0)
+    run.go_on(at_random(run))
+    world.vm.frames[0] = 0
+    assert run.problems() != []
+    world.close()
