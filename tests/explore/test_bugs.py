@@ -1,0 +1,108 @@
+"""Bugs of the trunk as diffs: found by `auto` within seconds, replayed, told."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+BUGS = Path(__file__).parent / "bugs"
+SECONDS = "10"
+REPLAYS = 100
+
+# Scenario that finds it, and the oracle that it belongs to.
+FOUND = {
+    "lost-dirty-by-plain-write": ("map-map-same", "transitions"),
+    "table-linked-before-initialised": ("split-split-faults", "leaks"),
+    "split-children-without-dirty": ("split-split", "dirty"),
+    "bitmap-taken-after-protecting": ("fast-fault-harvest", "dirty"),
+    "fast-fault-on-huge-logged-leaf": ("huge-logged-write", "dirty"),
+    "lock-dropped-too-early": ("map-map-same", "locks"),
+    "no-flush-after-harvest": ("walker-harvest-dirty", "dirty"),
+    "no-srcu-wait-when-logging-starts": ("enable-fault", "dirty"),
+    "fast-fault-marks-nothing": ("fast-fault-harvest", "dirty"),
+}
+# Each compiles a model of its own: the others were run by hand when they were written.
+TESTED = (
+    "lost-dirty-by-plain-write",
+    "table-linked-before-initialised",
+    "split-children-without-dirty",
+    "bitmap-taken-after-protecting",
+    "fast-fault-on-huge-logged-leaf",
+    "lock-dropped-too-early",
+)
+
+
+def tdprace(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def find(name: str, folder: Path) -> dict:
+    scenario, _ = FOUND[name]
+    patch = BUGS / f"{name}.diff"
+    found = tdprace(
+        "explore", scenario, "--patch", patch, "--seconds", SECONDS, "-j", 1, "--quiet",
+        "--json", "-", "--results", folder,
+    )  # fmt: skip  # as it would be typed
+    assert found.returncode == 1, found.stderr or found.stdout[-2000:]
+    file = next(folder.glob("*/reproducer.json"))
+    replayed = tdprace("replay", file, "--times", REPLAYS, "--quiet")
+    told = tdprace("replay", file, "--explain")
+    return {"document": json.loads(found.stdout), "replayed": replayed, "told": told, "file": file}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    def run(name: str) -> dict:
+        return find(name, tmp_path_factory.mktemp(name))
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(TESTED, pool.map(run, TESTED), strict=True))
+
+
+def test_every_diff_has_its_scenario():
+    assert sorted(FOUND) == sorted(path.stem for path in BUGS.glob("*.diff"))
+    for path in BUGS.glob("*.diff"):
+        lines = [line for line in path.read_text().splitlines() if line[:1] in "+-"]
+        assert len([line for line in lines if line[:3] not in ("+++", "---")]) <= 10, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TESTED)
+def test_found_replayed_and_told(runs, name):
+    document = runs[name]["document"]
+    oracle = FOUND[name][1]
+    assert document["outcome"] == "violation"
+    assert oracle in {found["oracle"] for found in document["violations"]}
+    assert document["seconds"] < float(SECONDS)
+    replayed, told = runs[name]["replayed"], runs[name]["told"]
+    assert (replayed.returncode, replayed.stderr) == (1, "")
+    assert f"reproduced, {REPLAYS} times" in replayed.stdout
+    assert told.returncode == 1, told.stderr
+    assert "OOPS" in told.stdout
+
+
+@pytest.mark.slow
+def test_the_clean_model_is_not_accused(runs, tmp_path):
+    for scenario in {FOUND[name][0] for name in TESTED}:
+        done = tdprace(
+            "explore", scenario, "--strategy", "dpor", "--quiet", "--results", tmp_path
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "exhausted: these are all" in done.stdout
+
+
+@pytest.mark.slow
+def test_another_model_says_so(runs, tmp_path):
+    """The reproducer without its diff: the clean model cannot do what the broken one did."""
+    document = json.loads(runs["bitmap-taken-after-protecting"]["file"].read_text())
+    document["patch"] = None
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(document))
+    done = tdprace("replay", file, "--quiet")
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1
+    assert "the model is" in done.stderr
