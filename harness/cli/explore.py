@@ -75,19 +75,27 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         " dpor and optimal have no limit)",
     )
     parser.add_argument(
-        "--steps", type=_count, default=Bounds().steps, metavar="N",
+        "--steps",
+        type=_count,
+        default=Bounds().steps,
+        metavar="N",
         help=f"cut an execution after N steps (default {Bounds().steps})",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--preemptions", type=_natural, metavar="N",
+        "--preemptions",
+        type=_natural,
+        metavar="N",
         help="dpor, optimal: at most N switches away from who could go on",
-    )  # fmt: skip
+    )
     parser.add_argument("--depth", type=_count, metavar="D", help="pct: depth of the bug (5)")
     parser.add_argument("--seed", "-r", type=_count, metavar="N", help="samplers: seed (1)")
     parser.add_argument(
-        "-j", dest="jobs", type=_count, metavar="N",
+        "-j",
+        dest="jobs",
+        type=_count,
+        metavar="N",
         help="samplers and auto: processes (default: all cores)",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--check-determinism",
         action="store_true",

@@ -38,9 +38,20 @@ def find(name: str, folder: Path) -> dict:
     scenario, _ = FOUND[name]
     patch = BUGS / f"{name}.diff"
     found = tdprace(
-        "explore", scenario, "--patch", patch, "--seconds", SECONDS, "-j", 1, "--quiet",
-        "--json", "-", "--results", folder,
-    )  # fmt: skip  # as it would be typed
+        "explore",
+        scenario,
+        "--patch",
+        patch,
+        "--seconds",
+        SECONDS,
+        "-j",
+        1,
+        "--quiet",
+        "--json",
+        "-",
+        "--results",
+        folder,
+    )
     assert found.returncode == 1, found.stderr or found.stdout[-2000:]
     file = next(folder.glob("*/reproducer.json"))
     replayed = tdprace("replay", file, "--times", REPLAYS, "--quiet")

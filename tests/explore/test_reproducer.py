@@ -97,9 +97,13 @@ def test_written_read_and_followed(tmp_path, strategy):
 
 def test_draws_are_recorded():
     scenario = Scenario(
-        "drawn", "", (Actor("a", drawn),), words=("x",), outcome=("x",),
+        "drawn",
+        "",
+        (Actor("a", drawn),),
+        words=("x",),
+        outcome=("x",),
         outcomes=(Outcome((3,), FORBIDDEN, "three"),),
-    )  # fmt: skip  # one line a field would hide what is tested
+    )
     world, made = reproducer_of(scenario)
     assert [(s.do, s.saw, s.stored) for s in made.steps] == [("draw", 4, 3), ("write", 0, 3)]
     assert Teller(world).tell(made.script(world), compare=True).oracle == "outcome"

@@ -1,0 +1,203 @@
+"""`tdprace explore` as a user meets it: results, wrong input, endings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+HEAD = """
+from mmu.machine.cpu import Cpu
+from mmu.machine.kernel import kernel
+from mmu.machine.primitives import fetch_add, own, set_own, write_once
+from workloads.scenario import Actor, Scenario
+
+@kernel
+def add(cpu: Cpu) -> None:
+    for _ in range(12):
+        fetch_add(cpu, 0, 1)
+
+@kernel
+def silent(cpu: Cpu) -> None:
+    while own(cpu, 60) == 0:
+        set_own(cpu, 61, own(cpu, 61) + 1)
+
+@kernel
+def endless(cpu: Cpu) -> None:
+    while True:
+        write_once(cpu, 0, 1)
+
+def of(count, body):
+    actors = tuple(Actor(f"a{i}", body) for i in range(count))
+    return Scenario("small", "a test", actors, words=("x",))
+
+NONE, MANY, BIG = of(0, add), of(17, add), of(3, add)
+SILENT, ENDLESS = of(1, silent), of(2, endless)
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(HEAD)
+    return path
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "harness", "explore", *map(str, words), "--quiet"]
+
+
+def explore(tmp_path: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command(*words), "--results", str(tmp_path / "results")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("FILE::NONE",), 2, "has 0 actors"),
+        (("FILE::MANY",), 2, "has 17 actors"),
+        (("FILE::NOTHING",), 2, "is not there"),
+        (("FILE::NUMBER",), 2, "is no Scenario"),
+        (("FILE",), 2, "which scenario"),
+        (("FILE::ENDLESS", "--executions", "20", "--steps", "50"), 4, "none of"),
+        (("FILE::SILENT",), 4, "without a step"),
+        (("/no/such.py::X",), 2, "no such file"),
+        (("map-map-some",), 2, "do you mean map-map-same"),
+        (("FILE::BIG", "--strategy", "pos", "--preemptions", "2"), 2, "does not use --preemptions"),
+        (("FILE::BIG", "--strategy", "dpor", "--seed", "2"), 2, "does not use --seed"),
+        (("FILE::BIG", "--strategy", "dpor", "-j", "2"), 2, "does not use -j"),
+        (("FILE::BIG", "--depth", "3"), 2, "does not use --depth"),
+        (("FILE::BIG", "--strategy", "wild"), 2, "invalid choice"),
+        (("FILE::BIG", "--executions", "0"), 2, "less than 1"),
+        (("FILE::BIG", "--steps", "1000000"), 2, "more than 50000"),
+    ],
+)
+def test_one_line_and_its_status(tmp_path, file, words, status, said):
+    words = tuple(str(word).replace("FILE", str(file)) for word in words)
+    done = explore(tmp_path, *words)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("x = (", "line 1"), ("import nothing_like_it", "nothing_like_it"), ("\n1 / 0", "line 2")],
+)
+def test_errors_of_the_file_are_one_line(tmp_path, text, said):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    done = explore(tmp_path, f"{path}::X")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr
+
+
+def test_json_says_what_happened(tmp_path):
+    reference = "workloads/litmus/store_buffering.py::STORE_BUFFERING"
+    done = explore(tmp_path, reference, "--strategy", "dpor", "--json", "-")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["outcome"]) == (0, "clean")
+    assert (document["executions"], document["exhausted"], document["blocked"]) == (3, True, 0)
+    assert {tuple(each["values"]): each["count"] for each in document["outcomes"]} == {
+        (0, 1): 1,
+        (1, 0): 1,
+        (1, 1): 1,
+    }
+    stored = next((tmp_path / "results").glob("*/run.json"))
+    assert json.loads(stored.read_text())["scenario"] == "store-buffering"
+
+
+def test_a_violation_is_stored_and_replayed(tmp_path):
+    done = explore(tmp_path, "workloads/litmus/lock_free_stack.py::ABA", "--check-determinism")
+    assert done.returncode == 1
+    assert "VIOLATION check" in done.stdout
+    reproducer = next((tmp_path / "results").glob("*/reproducer.json"))
+    trace = tmp_path / "trace.json"
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "harness",
+            "replay",
+            str(reproducer),
+            "--explain",
+            "--chrome-trace",
+            str(trace),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.returncode == 1, told.stderr
+    assert "OOPS check" in told.stdout
+    assert json.loads(trace.read_text())["traceEvents"]
+    corrupted = json.loads(reproducer.read_text())
+    corrupted["steps"][-1]["stored"] += 1
+    reproducer.write_text(json.dumps(corrupted))
+    for more in ([], ["--explain"]):
+        again = subprocess.run(
+            [sys.executable, "-m", "harness", "replay", str(reproducer), *more],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert again.returncode == 4
+        assert "diverged at step" in again.stderr
+
+
+def test_ctrl_c_keeps_what_was_found(tmp_path, file):
+    process = subprocess.Popen(
+        [*command(f"{file}::BIG", "--seconds", "60"), "--results", str(tmp_path / "results")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_workers(process.pid)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "not exhausted: interrupted" in out
+    document = json.loads(next((tmp_path / "results").glob("*/run.json")).read_text())
+    assert document["outcome"] == "interrupted"
+    assert document["executions"] > 0
+
+
+def wait_for_workers(pid: int, seconds: float = 60.0) -> list[psutil.Process]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        children = psutil.Process(pid).children()
+        if children:
+            return children
+        time.sleep(0.05)
+    pytest.fail("no worker was started")
+
+
+@pytest.mark.parametrize("victim", ["worker", "parent"])
+def test_a_kill_leaves_nothing(tmp_path, file, victim):
+    process = subprocess.Popen(
+        [*command(f"{file}::BIG", "--seconds", "60"), "--results", str(tmp_path / "results")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    workers = wait_for_workers(process.pid)
+    time.sleep(0.5)
+    os.kill(workers[0].pid if victim == "worker" else process.pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=30)
+    if victim == "worker":
+        assert process.returncode == 4
+        assert "the exploring process died (signal SIGKILL)" in errors
+    psutil.wait_procs(workers, timeout=10)
+    assert not any(worker.is_running() for worker in workers)
