@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,11 @@ def compile_model(quiet: bool, what: str = "the model") -> None:
     finally:
         if started and console.is_terminal:
             live.stop()
+
+
+def notice(quiet: bool) -> Callable[[str], None] | None:
+    """Says what takes a while, to stderr."""
+    return None if quiet else lambda text: print(text, file=sys.stderr, flush=True)
 
 
 def needed_bytes(plan: Plan) -> int:

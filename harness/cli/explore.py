@@ -18,6 +18,7 @@ from harness.cli.common import (
     add_patch_argument,
     compile_model,
     enter_patched_tree,
+    notice,
     patch_of,
     write_json,
 )
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     check_scenario(scenario)
     folder = store.open_run(args.results, "explore", scenario.name)
     compile_model(args.quiet, "the scenario and the model")
-    compile_engine(args.strategy)
+    compile_engine(args.strategy, notice(args.quiet))
     if args.check_determinism:
         check_determinism(scenario)
     say = Speaker(silent=args.json == "-")

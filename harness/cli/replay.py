@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.bugs.tree import TREE_VARIABLE, patched_tree, run_in_tree
-from harness.cli.common import compile_model, write_json
+from harness.cli.common import compile_model, notice, write_json
 from harness.explore.chrome import chrome_trace
 from harness.explore.explain import explain
 from harness.explore.explorer import compile_engine
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         store.replace_text(args.chrome_trace, chrome_trace(world, story))
     if story is None:
         compile_model(args.quiet)
-        compile_engine("follow")
+        compile_engine("follow", notice(args.quiet))
         for _ in range(max(args.times, 1)):
             _play(recorded, world, script)
     violation = recorded.violation

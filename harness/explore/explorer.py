@@ -25,7 +25,7 @@ from harness.explore.world import World
 from harness.watch.words import compiled_function, compiled_hook
 from mmu.machine.cpu import Words
 from mmu.machine.events import AGAIN
-from mmu.machine.kernel import Kernel, signature_of
+from mmu.machine.kernel import Kernel, signature_of, use_layer_cache
 from workloads.errors import RunFailed
 from workloads.scenario import Scenario
 
@@ -77,8 +77,11 @@ class Result:
 Progress = Callable[[Result], bool]
 
 
-def compile_engine(strategy: str) -> None:
-    """Compile what exploring needs, so that no worker has to."""
+def compile_engine(strategy: str, say: Callable[[str], None] | None = None) -> None:
+    """Compile what exploring needs, so that no worker has to; `say` that it takes a while."""
+    done = use_layer_cache(on_call) / f"{strategy}.compiled"
+    if say is not None and not done.exists():
+        say("compiling the engine (once per version): some 15 s")
     compiled_hook(on_call)
     compiled_function(enter_actor, 1)
     kernel = cast("Kernel", explore_slice)
@@ -88,6 +91,7 @@ def compile_engine(strategy: str) -> None:
         module = load_strategy(name)
         for function in (module.begin, module.choose, module.finish):
             compiled_function(function)
+    done.touch()
 
 
 class Engine:
