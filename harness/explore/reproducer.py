@@ -152,13 +152,15 @@ def read(path: Path) -> Reproducer:
         raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: no text") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: nested too deeply") from error
     except json.JSONDecodeError as error:
         raise UsageError(
             f"{path}: line {error.lineno}: {error.msg}; is the file complete?"
         ) from error
     if not isinstance(document, dict) or KEY not in document:
         raise UsageError(f"{path}: no reproducer of tdprace")
-    if document[KEY] != VERSION:
+    if type(document[KEY]) is not int or document[KEY] != VERSION:
         raise UsageError(
             f"{path}: reproducer version {document[KEY]!r}; this tdprace reads version {VERSION}"
         )
@@ -193,6 +195,13 @@ def _step(where: str, step: Any) -> Recorded:
     if texts[1] not in KINDS:
         raise UsageError(f"{where}: there is no operation {texts[1]!r}")
     numbers = [_field(where, step, key, int) for key in ("occurrence", "saw", "stored")]
+    if not all(-(1 << 63) <= number < 1 << 63 for number in numbers):
+        raise UsageError(f"{where}: a number is larger than a word")
+    is_question = KINDS[texts[1]] in (events.DRAW, events.PROBE)
+    if is_question != (texts[2] == ""):
+        raise UsageError(f"{where}: only draws and probes have no word")
+    if is_question and not 0 <= numbers[2] < numbers[1]:
+        raise UsageError(f"{where}: answer {numbers[2]} of {numbers[1]}")
     return Recorded(texts[0], texts[1], texts[2], *numbers)
 
 

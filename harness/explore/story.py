@@ -169,11 +169,11 @@ class Teller:
         self._hub.throw(_Broken(oracle, message, number))
 
     def _stop(self) -> None:
-        """Answer STOP to everybody until all have ended."""
+        """Drop everybody where they are: a loop that does not ask `stopped` would never end."""
         self._stopping = True
         for each in self._greenlets.values():
-            while not each.dead:
-                each.switch()
+            if not each.dead:
+                each.throw()
 
     # --- Steps -----------------------------------------------------------------------------------
 
@@ -181,10 +181,7 @@ class Teller:
         kind, addr, b, _ = self._pending[number]
         if not 0 <= addr < len(self._world.words):
             return True
-        word = int(self._world.words[addr])
-        if kind == events.ACQUIRE:
-            return word & b & 0xFFFFFFFF == b >> 32
-        return kind != events.WAIT_WHILE or word != b
+        return _guard_holds(kind, int(self._world.words[addr]), b)
 
     def _follow(self, number: int, step: Step, compare: bool) -> None:
         """Do a recorded step, after new ones of the same actor if the model has some now."""
@@ -250,7 +247,7 @@ class Teller:
             current = current if current in able else able[0]
             wrote = self._do(current)
             if wrote.old != wrote.new:
-                self._waiting.clear()
+                self._waiting &= {current}  # its own writes are nobody's help
 
     def _nobody_goes_on(self) -> None:
         stuck = ", ".join(self._world.scenario.actors[n].name for n in sorted(self._pending))
@@ -263,7 +260,7 @@ class Teller:
     def _judge_end(self) -> None:
         """The scenario's own kernels, outcomes, audits."""
         world, scenario = self._world, self._world.scenario
-        cpu = world.cpu(0)
+        cpu = world.cpu(0, observer=self._alone)
         if scenario.finish is not None:
             interpreted(scenario.finish)(cpu)
         if scenario.check is not None:
@@ -276,6 +273,21 @@ class Teller:
             for violation in [*reported(world.vm, names), *audits(world.vm)]:
                 raise _Broken(violation.oracle, violation.message, -1)
 
+    def _alone(self, kind: int, a: int, b: int, c: int) -> int:
+        """What `finish` and `check` do: nobody else could make a step of theirs possible."""
+        if kind <= STEP_LAST:
+            if not 0 <= a < len(self._world.words):
+                name = self._world.scenario.actors[0].name
+                text = f"{name} was about to touch word {a}, outside the block"
+                raise _Broken("lifetime", text, 0)
+            if not _guard_holds(kind, int(self._world.words[a]), b):
+                text = f"the check cannot go on: it waits for {self._world.name_of(a)}"
+                raise _Broken("check", text, -1)
+        elif kind >= events.WARN:
+            oracle, sentence = CONDITIONS[kind - events.WARN]
+            raise _Broken(oracle, sentence.format(a=a, b=b, c=c), 0)
+        return GO
+
     def _judge_outcome(self) -> None:
         from harness.explore.judge import grade_of, outcome_text
 
@@ -285,6 +297,13 @@ class Teller:
         if values and grade == FORBIDDEN:
             text = outcome_text(self._world.scenario, values)
             raise _Broken("outcome", f"{text} is forbidden: {sentence}", -1)
+
+
+def _guard_holds(kind: int, word: int, b: int) -> bool:
+    """Whether the step could be done if its word held `word`."""
+    if kind == events.ACQUIRE:
+        return word & b & 0xFFFFFFFF == b >> 32
+    return kind != events.WAIT_WHILE or word != b
 
 
 def _value_after(kind: int, old: int, b: int, c: int) -> int:

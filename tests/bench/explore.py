@@ -63,8 +63,8 @@ def plain_rate(actors: int, times: int = 100_000) -> float:
 
 
 def memory_growth(executions: int) -> tuple[int, int]:
-    """Resident bytes before and after so many executions under dpor."""
-    explorer = Explorer(scenario(2), "dpor", Bounds(executions=executions))
+    """Resident bytes before and after so many executions of three actors under dpor."""
+    explorer = Explorer(scenario(3), "dpor", Bounds(executions=executions))
     explorer.engine.run(0)
     process = psutil.Process()
     sizes = [process.memory_info().rss]
