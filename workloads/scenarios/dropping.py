@@ -6,6 +6,9 @@ Never two faults that want one page at different sizes: they could undo each oth
 from __future__ import annotations
 
 from mmu.dirty_log import enable_dirty_log
+from mmu.fault import handle_page_fault
+from mmu.guest import vcpu_load, vcpu_put
+from mmu.hw.vcpu import SRCU_HELD, leave_guest
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
@@ -29,6 +32,15 @@ from workloads.scenarios.common import (
 def execute_page_2(cpu: Cpu) -> None:
     """The guest executes gfn 2, the first of the second huge page."""
     one_access(cpu, 2, ACCESS_EXECUTE)
+
+
+@kernel
+def prefault_page_1(cpu: Cpu) -> None:
+    """Map gfn 1 without accessing it; one attempt, whatever comes of it."""
+    vcpu_load(cpu)
+    leave_guest(cpu, SRCU_HELD)
+    handle_page_fault(cpu, 1, ACCESS_READ, 0)
+    vcpu_put(cpu)
 
 
 def map_two_for_writing(vm: Vm) -> None:
@@ -76,4 +88,11 @@ DROP_READ = Scenario(
     vm=small_vm(2, pml=False, backing_level=2, huge_split="zap"),
     setup=huge_and_logged,
     check=migration_lost_nothing,
+)
+DROP_PREFAULT = Scenario(
+    "drop-prefault",
+    "an execution drops a huge page that another vCPU's fault wants whole, once",
+    (Actor("vcpu 0", execute_page_0), Actor("vcpu 1", prefault_page_1)),
+    vm=small_vm(2, backing_level=2, huge_split="zap"),
+    setup=map_for_writing,
 )

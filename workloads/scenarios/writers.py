@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.guest import quiet_point, vcpu_load, vcpu_put
+from mmu.hw.tlb import EVERYTHING
+from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import PROBE_CMPXCHG
 from mmu.machine.kernel import kernel
@@ -16,10 +18,12 @@ from workloads.scenarios.common import (
     fill_caches,
     harvest_and_copy,
     logged,
+    logged_and_written,
     map_for_writing,
     migration_lost_nothing,
     small_vm,
     touch,
+    write_both_pages,
     write_page_0,
     write_page_1,
     write_protect_everything,
@@ -65,6 +69,18 @@ def huge_protected(vm: Vm) -> None:
     vmm = vm.cpu(vm.config.actors - 1)
     enable_dirty_log(vmm, 0)
     copy_everything(vmm)
+
+
+def map_and_forget(vm: Vm) -> None:
+    """gfn 0 was written, and no vCPU has its translation cached any more."""
+    map_for_writing(vm)
+    flush_remote_tlbs(vm.cpu(0), 0, EVERYTHING)
+
+
+def logged_and_protected(vm: Vm) -> None:
+    """gfn 0 was written since the last harvest, then its W was taken: D is set, W is not."""
+    logged_and_written(vm)
+    write_protect_everything(vm.cpu(vm.config.vcpus))
 
 
 def logged_but_not_mapped(vm: Vm) -> None:
@@ -129,6 +145,14 @@ WRITE_PROTECT_PML = Scenario(
     setup=logged,
     check=migration_lost_nothing,
 )
+FAST_FAULT_HARVEST_PML = Scenario(
+    "fast-fault-harvest-pml",
+    "a write takes W back while a harvest takes D from the same entry",
+    (Actor("vcpu 0", write_page_0), Actor("vmm", harvest_and_copy)),
+    vm=small_vm(1, 1),
+    setup=logged_and_protected,
+    check=migration_lost_nothing,
+)
 MAP_RETRY_HARVEST = Scenario(
     "map-retry-harvest",
     "a fault that has set its bit fails once, and the log is harvested before the next attempt",
@@ -149,10 +173,10 @@ SPLIT_RETRY_HARVEST = Scenario(
 )
 ENABLE_UNSPLIT = Scenario(
     "enable-unsplit",
-    "a huge page is written while logging is switched on and leaves it whole",
-    (Actor("vcpu 0", write_page_0), Actor("vmm", enable_and_copy)),
+    "a huge page is written twice while logging is switched on and leaves it whole",
+    (Actor("vcpu 0", write_both_pages), Actor("vmm", enable_and_copy)),
     vm=small_vm(1, 1, backing_level=2, huge_split="fault", nx_huge_pages=False),
-    setup=map_for_writing,
+    setup=map_and_forget,
     check=migration_lost_nothing,
 )
 ENABLE_ENABLE = Scenario(
