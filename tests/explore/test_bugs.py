@@ -24,6 +24,18 @@ FOUND = {
     "no-flush-after-harvest": ("walker-harvest-dirty", "dirty"),
     "no-srcu-wait-when-logging-starts": ("enable-fault", "dirty"),
     "fast-fault-marks-nothing": ("fast-fault-harvest", "dirty"),
+    "clear-without-mark": ("map-harvest", "dirty"),
+    "enable-protects-before-the-flag": ("enable-fault", "dirty"),
+    "fast-fault-marks-before-cmpxchg": ("fast-fault-harvest", "dirty"),
+    "flush-without-waiting": ("walker-harvest-dirty", "dirty"),
+    "frozen-entry-taken-for-empty": ("drop-prefault", "transitions"),
+    "harvest-clears-by-plain-write": ("fast-fault-harvest-pml", "transitions"),
+    "list-add-without-lock": ("execute-execute", "leaks"),
+    "log-bit-by-plain-write": ("write-write-bitmap", "dirty"),
+    "protect-gives-up-after-lost-race": ("enable-unsplit", "dirty"),
+    "srcu-wait-under-mmu-lock": ("enable-fault", "locks"),
+    "statistic-by-plain-write": ("map-map-neighbour", "leaks"),
+    "table-lost-with-its-race": ("map-map-same", "leaks"),
 }
 # Each compiles a model of its own, most of a minute: `make bugs` runs all of them.
 TESTED = tuple(FOUND) if os.environ.get("TDPRACE_ALL_BUGS") else ("bitmap-taken-after-protecting",)
