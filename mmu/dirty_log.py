@@ -14,6 +14,7 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
     BITMAP_BITS,
+    C_GFN_MASK,
     C_HUGE_SPLIT,
     C_PML,
     C_USE_PML,
@@ -21,10 +22,9 @@ from mmu.machine.layout import (
     N_DIRTY_HARVESTED,
     PML_INDEX,
     PML_PUBLISHED,
-    ROOT,
-    SLOT_BASE,
     SLOT_BITMAP,
     SLOT_HARVEST,
+    SLOT_HOME,
     SLOT_LOGGED,
     SLOT_PAGES,
     TABLE_CACHE_MAX,
@@ -52,9 +52,10 @@ from mmu.machine.primitives import (
     write_once,
     xchg,
 )
-from mmu.memslots import is_logged, slot_of, slot_word
-from mmu.pages import topup_table_cache
+from mmu.memslots import is_logged, slot_base, slot_of, slot_word
+from mmu.pages import maybe_free_deferred, topup_table_cache
 from mmu.policy import SPLIT_EAGER
+from mmu.roots import next_root, next_valid_root
 from mmu.spte import DIRTY, LEVEL_2M, LEVEL_4K, SPTE_W
 from mmu.tdp.log import clear_bits_in_slot, clear_bits_masked
 from mmu.tdp.split import try_split_huge_pages
@@ -67,7 +68,7 @@ def mark_page_dirty(cpu: Cpu, slot: int, gfn: int) -> None:
     One atomic or: a harvest may exchange the word at the same moment, and then the bit is in
     its hands or in the next one's.
     """
-    relative = gfn - config(cpu, slot + SLOT_BASE)
+    relative = (gfn - config(cpu, slot + SLOT_HOME)) & config(cpu, C_GFN_MASK)
     word = config(cpu, slot + SLOT_BITMAP) + relative // BITMAP_BITS
     fetch_or(cpu, word, 1 << (relative % BITMAP_BITS))
 
@@ -82,7 +83,7 @@ def publish_pml(cpu: Cpu) -> None:
     buffer = config(cpu, C_PML)
     for i in range(own(cpu, PML_PUBLISHED), own(cpu, PML_INDEX)):
         gfn = own(cpu, buffer + i)
-        slot = slot_of(cpu, gfn)
+        slot = abs(slot_of(cpu, gfn))
         if slot != 0 and is_logged(cpu, slot):
             mark_page_dirty(cpu, slot, gfn)
     set_own(cpu, PML_PUBLISHED, own(cpu, PML_INDEX))
@@ -107,14 +108,29 @@ def _bitmap_words(cpu: Cpu, slot: int) -> int:
 @kernel
 def _protect_slot(cpu: Cpu, slot: int) -> None:
     """Take what lets writes go unnoticed from every leaf of the slot (read lock held)."""
-    base = config(cpu, slot + SLOT_BASE)
+    base = slot_base(cpu, slot)
     end = base + config(cpu, slot + SLOT_PAGES)
-    root = read_once(cpu, ROOT)
-    if config(cpu, C_USE_PML):
-        clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, DIRTY)
-        clear_bits_in_slot(cpu, root, base, end, LEVEL_2M, SPTE_W)
-    else:
-        clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, SPTE_W)
+    root = next_root(cpu, 0, 1)
+    while root != 0 and not stopped(cpu):
+        if config(cpu, C_USE_PML):
+            clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, DIRTY)
+            clear_bits_in_slot(cpu, root, base, end, LEVEL_2M, SPTE_W)
+        else:
+            clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, SPTE_W)
+        root = next_root(cpu, root, 1)
+
+
+@kernel
+def _split_slot(cpu: Cpu, slot: int) -> int:
+    """Split all huge pages of the slot, in every valid root; 0, or SPLIT_FAILED."""
+    base = slot_base(cpu, slot)
+    end = base + config(cpu, slot + SLOT_PAGES)
+    result = 0
+    root = next_root(cpu, 0, 1)
+    while root != 0 and not stopped(cpu):
+        result = min(result, try_split_huge_pages(cpu, root, base, end, LEVEL_4K))
+        root = next_root(cpu, root, 1)
+    return result
 
 
 @kernel
@@ -144,14 +160,13 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
     synchronize_srcu(cpu)
     topup_table_cache(cpu, TABLE_CACHE_MAX)
     mmu_read_lock(cpu)
-    base = config(cpu, slot + SLOT_BASE)
-    end = base + config(cpu, slot + SLOT_PAGES)
     result = 0
     if config(cpu, C_HUGE_SPLIT) == SPLIT_EAGER:
-        result = try_split_huge_pages(cpu, read_once(cpu, ROOT), base, end, LEVEL_4K)
+        result = _split_slot(cpu, slot)
     _protect_slot(cpu, slot)
     mmu_read_unlock(cpu)
-    flush_remote_tlbs(cpu, base, EVERYTHING)
+    flush_remote_tlbs(cpu, 0, EVERYTHING)
+    maybe_free_deferred(cpu)
     slots_unlock(cpu)
     return result
 
@@ -180,6 +195,20 @@ def _pages_in(mask: int) -> int:
 
 
 @kernel
+def _clear_in_roots(cpu: Cpu, first_gfn: int, mask: int, bits: int) -> int:
+    """Take `bits` from the leafs of these gfns in every valid root; how many (write lock held).
+
+    Nobody puts a root while the lock is held for write, so none needs a reference.
+    """
+    cleared = 0
+    root = next_valid_root(cpu, 0)
+    while root != 0 and not stopped(cpu):
+        cleared += clear_bits_masked(cpu, root, first_gfn, mask, bits)
+        root = next_valid_root(cpu, root)
+    return cleared
+
+
+@kernel
 def get_dirty_log(cpu: Cpu, number: int) -> int:
     """KVM_GET_DIRTY_LOG in mode `get`: return the bitmap and start over; how many pages it names.
 
@@ -191,20 +220,19 @@ def get_dirty_log(cpu: Cpu, number: int) -> int:
     slots_lock(cpu)
     request_all(cpu)
     bits = DIRTY if config(cpu, C_USE_PML) else SPTE_W
-    base = config(cpu, slot + SLOT_BASE)
+    base = slot_base(cpu, slot)
     bitmap = config(cpu, slot + SLOT_BITMAP)
     harvest = config(cpu, slot + SLOT_HARVEST)
     pages = 0
     cleared = 0
     mmu_write_lock(cpu)
-    root = read_once(cpu, ROOT)
     for word in range(_bitmap_words(cpu, slot)):
         if stopped(cpu):
             break
         mask = 0
         if read_once(cpu, bitmap + word) != 0:
             mask = xchg(cpu, bitmap + word, 0)
-            cleared += clear_bits_masked(cpu, root, base + word * BITMAP_BITS, mask, bits)
+            cleared += _clear_in_roots(cpu, base + word * BITMAP_BITS, mask, bits)
             pages += _pages_in(mask)
         write_once(cpu, harvest + word, mask)
         emit(cpu, events.DIRTY_LOG_RETURNED, base + word * BITMAP_BITS, mask, number)

@@ -8,14 +8,15 @@ would be marked dirty.
 from __future__ import annotations
 
 from mmu.dirty_log import mark_page_dirty
+from mmu.machine.conditions import LIFETIME_WALK, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.primitives import cmpxchg, read_once, stopped
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.memslots import is_logged
-from mmu.spte import LEVEL_4K, MMU_WRITABLE, SPTE_W, is_leaf, is_present
+from mmu.spte import LEVEL_4K, MMU_WRITABLE, SPTE_W, is_leaf, is_poison, is_present
 from mmu.tdp.map import RET_PF_FIXED, RET_PF_INVALID, RET_PF_SPURIOUS
-from mmu.tdp_iter import child_table, index_of, root_level
+from mmu.tdp_iter import child_table, index_of, root_level, root_table
 
 ATTEMPTS_MAX = 5  # then the slow path: somebody changes this entry all the time
 
@@ -27,12 +28,13 @@ def _last_entry(cpu: Cpu, root: int, gfn: int) -> int:
     The tables cannot be freed under an RCU section; what they say may change at any time, which
     the cmpxchg notices.
     """
-    level = root_level(cpu)
-    table = root
+    level = root_level(root)
+    table = root_table(cpu, root)
     while True:
         sptep = table + index_of(cpu, gfn, level)
         spte = read_once(cpu, sptep)
         if not is_present(spte):
+            warn(cpu, is_poison(spte), LIFETIME_WALK, gfn, sptep, level)
             return 0
         if is_leaf(spte, level):
             return sptep << 3 | level

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from mmu.dirty_log import mark_page_dirty
 from mmu.fast_fault import fast_page_fault
-from mmu.host.frames import host_mapping, mapping_pfn
+from mmu.host.frames import host_mapping, host_page, mapping_pfn
+from mmu.host.mapping import host_fault_in
 from mmu.machine import events
-from mmu.machine.conditions import LEAK_EXHAUSTED, warn
+from mmu.machine.conditions import LEAK_EXHAUSTED, MAPPING_MMIO, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
-from mmu.machine.kernel import inlined_kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_SAMPLE_MASK,
     FAULT_NUMBER,
     H_FAULT,
+    INVALIDATE_SEQ,
+    N_FAULT_RETRIES_MAX,
     N_MMIO_EXITS,
     N_PF_EXECUTE,
     N_PF_FAST,
@@ -26,14 +29,27 @@ from mmu.machine.layout import (
     N_PF_SPURIOUS,
     N_PF_TAKEN,
     POOL_FRESH,
+    RETRIES,
     VCPU_ROOT,
 )
 from mmu.machine.lock import mmu_read_lock, mmu_read_unlock
-from mmu.machine.primitives import config, cycles, emit, hint, own, probe, set_own, tally
+from mmu.machine.primitives import (
+    config,
+    cycles,
+    emit,
+    hint,
+    own,
+    probe,
+    read_once,
+    set_own,
+    tally,
+)
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.memslots import is_logged, max_mapping_level, slot_of
-from mmu.pages import topup_for_fault
-from mmu.spte import ACCESS_EXECUTE, ACCESS_WRITE, LEVEL_4K, SPTE_W
+from mmu.notifier import invalidated_since, invalidation_covers
+from mmu.pages import maybe_free_deferred, topup_for_fault
+from mmu.roots import root_invalid
+from mmu.spte import ACCESS_EXECUTE, ACCESS_WRITE, LEVEL_4K, SPTE_R, SPTE_W
 from mmu.tdp.map import (
     RET_PF_EMULATE,
     RET_PF_FIXED,
@@ -45,18 +61,33 @@ from mmu.tdp.map import (
 
 
 @inlined_kernel
+def _is_stale(cpu: Cpu, root: int, gfn: int, seq: int) -> int:
+    """The root may not be used, or the host has changed its mind (is_page_fault_stale)."""
+    return int(root_invalid(cpu, root) or invalidated_since(cpu, seq, gfn))
+
+
+@inlined_kernel
 def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
-    """Under mmu_lock held for read; a RET_PF_* code."""
+    """Ask the host, then map under mmu_lock held for read; a RET_PF_* code."""
     if not topup_for_fault(cpu):
         # There are enough for everything mapped at 4K: somebody has lost some.
         warn(cpu, 1, LEAK_EXHAUSTED, gfn, hint(cpu, POOL_FRESH), 0)
         return RET_PF_EMULATE
+    # First the sequence, then the mapping: whatever changes it in between is noticed below.
+    seq = read_once(cpu, INVALIDATE_SEQ)
+    if invalidation_covers(cpu, gfn):
+        # Not worth mmu_lock, which the notifier needs to get done (6.9).
+        return RET_PF_RETRY
     mapping = host_mapping(cpu, gfn)
+    if mapping & (SPTE_R | access) != SPTE_R | access:
+        mapping = host_fault_in(cpu, host_page(cpu, gfn), access)
+        if mapping == 0:
+            return RET_PF_RETRY
     writable = mapping & SPTE_W != 0
+    root = own(cpu, VCPU_ROOT)
     mmu_read_lock(cpu)
     result = RET_PF_RETRY
-    # is_page_fault_stale: nothing invalidates yet, but an observer may pretend that it did.
-    if not probe(cpu, events.PROBE_RETRY):
+    if not _is_stale(cpu, root, gfn, seq) and not probe(cpu, events.PROBE_RETRY):
         logged = is_logged(cpu, slot)
         requested = LEVEL_4K if logged else max_mapping_level(cpu, slot, gfn, mapping)
         if logged and writable:
@@ -64,10 +95,10 @@ def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
             mark_page_dirty(cpu, slot, gfn)
         rcu_read_lock(cpu)
         pfn = mapping_pfn(cpu, mapping)
-        root = own(cpu, VCPU_ROOT)
         result = tdp_mmu_map(cpu, root, gfn, access, requested, pfn, writable)
         rcu_read_unlock(cpu)
     mmu_read_unlock(cpu)
+    maybe_free_deferred(cpu)
     return result
 
 
@@ -82,19 +113,46 @@ def _count_result(cpu: Cpu, result: int) -> None:
         tally(cpu, N_PF_RETRY, 1)
 
 
+@kernel
+def _mmio_exit(cpu: Cpu, gfn: int) -> None:
+    """The guest accessed a hole: user space emulates a device.  It must be a hole.
+
+    A slot that is being deleted is none yet; and one that was created since the lookup cannot be
+    being deleted already, since its creation waits for this exit to end.
+    """
+    tally(cpu, N_MMIO_EXITS, 1)
+    slot = slot_of(cpu, gfn)
+    warn(cpu, slot < 0, MAPPING_MMIO, gfn, -slot, 0)
+
+
 @inlined_kernel
 def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     """Fast path if it can help, else the slow one."""
     slot = slot_of(cpu, gfn)
     if slot == 0:
-        tally(cpu, N_MMIO_EXITS, 1)
+        _mmio_exit(cpu, gfn)
         return RET_PF_EMULATE
+    if slot < 0:
+        # About to go or to move: it is memory still, so this is no MMIO, but nothing is mapped.
+        return RET_PF_RETRY
     if present and access == ACCESS_WRITE:
         result = fast_page_fault(cpu, own(cpu, VCPU_ROOT), gfn, access, slot)
         if result != RET_PF_INVALID:
             tally(cpu, N_PF_FAST, int(result == RET_PF_FIXED))
             return result
     return _slow_fault(cpu, gfn, access, slot)
+
+
+@inlined_kernel
+def _count_retries(cpu: Cpu, result: int) -> None:
+    """How often in a row this vCPU has been sent back."""
+    if result != RET_PF_RETRY:
+        if own(cpu, RETRIES) != 0:
+            set_own(cpu, RETRIES, 0)
+        return
+    retries = own(cpu, RETRIES) + 1
+    set_own(cpu, RETRIES, retries)
+    set_own(cpu, N_FAULT_RETRIES_MAX, max(own(cpu, N_FAULT_RETRIES_MAX), retries))
 
 
 @inlined_kernel
@@ -112,6 +170,7 @@ def handle_page_fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     tally(cpu, N_PF_EXECUTE, int(access == ACCESS_EXECUTE))
     result = _fault(cpu, gfn, access, present)
     _count_result(cpu, result)
+    _count_retries(cpu, result)
     emit(cpu, events.PAGE_FAULT, gfn, access, result)
     if timed:
         record_latency(cpu, H_FAULT, cycles(cpu) - began)

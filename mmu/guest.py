@@ -9,10 +9,11 @@ translation is still under way.
 from __future__ import annotations
 
 from mmu.dirty_log import drain_pml, publish_pml
+from mmu.entry import enter_guest
 from mmu.fault import handle_page_fault
 from mmu.host.frames import access_frame
 from mmu.hw.tlb import tlb_lookup
-from mmu.hw.vcpu import SRCU_HELD, count_exit, enter_guest, leave_guest, request_pending
+from mmu.hw.vcpu import SRCU_HELD, count_exit, leave_guest, request_pending
 from mmu.hw.walker import VIOLATION_PERMISSION, walk
 from mmu.machine import events
 from mmu.machine.blocking import again
@@ -31,7 +32,6 @@ from mmu.machine.layout import (
     N_WRITES,
     PML_INDEX,
     QUIET_BEGAN,
-    ROOT,
     STOP_WORD,
     TICK_BEGAN,
     VCPU_ROOT,
@@ -44,12 +44,12 @@ from mmu.machine.primitives import (
     event,
     hint,
     own,
-    read_once,
     set_own,
     stopped,
     tally,
     yield_core,
 )
+from mmu.reload import load_root
 from mmu.spte import (
     ACCESS_READ,
     ACCESS_WRITE,
@@ -64,8 +64,9 @@ QUIET_ACCESSES = 256  # accesses between two looks at the clock
 
 @kernel
 def vcpu_load(cpu: Cpu) -> None:
-    """Load the VM's root and enter the guest for the first time."""
-    set_own(cpu, VCPU_ROOT, read_once(cpu, ROOT))
+    """Enter the guest for the first time, on a root of its own or one that others use."""
+    if own(cpu, VCPU_ROOT) == 0:
+        load_root(cpu)
     enter_guest(cpu)
 
 

@@ -1,7 +1,9 @@
 """Memslots: which guest memory exists, at which levels it may be mapped, whether it is logged.
 
-Slots are set up before the vCPUs run and only their logging flag changes.  A vCPU remembers the
-slot that it used last.
+A slot is a fixed piece of host memory (`SLOT_HOME`, `SLOT_PAGES`) that is somewhere in the guest's
+address space or nowhere: one word, `SLOT_PLACE`, says where and in which state, so that a reader
+sees all or nothing.  Readers are in an SRCU section (a vCPU that handles an exit); whoever has
+changed a slot waits for these.  A vCPU remembers the slot that it used last.
 """
 
 from __future__ import annotations
@@ -12,15 +14,22 @@ from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_SLOT_COUNT,
     C_SLOTS,
-    SLOT_BASE,
+    SLOT_ABSENT,
     SLOT_CACHED,
+    SLOT_INVALID,
     SLOT_LOGGED,
     SLOT_PAGES,
+    SLOT_PLACE,
+    SLOT_PRESENT,
     SLOT_WORDS,
+    VCPU_ROOT,
 )
 from mmu.machine.primitives import config, own, read_once, set_own
-from mmu.spte import LEVEL_4K
+from mmu.spte import LEVEL_1G, LEVEL_4K
 from mmu.tdp_iter import pages_of, root_level
+
+STATE_BITS = 2
+STATE_MASK = 3
 
 
 @kernel
@@ -30,24 +39,46 @@ def slot_word(cpu: Cpu, number: int) -> int:
 
 
 @inlined_kernel
-def _holds(cpu: Cpu, slot: int, gfn: int) -> int:
-    """Whether the memslot covers the gfn (base and size of a slot never change here)."""
-    relative = gfn - config(cpu, slot + SLOT_BASE)
-    return relative >= 0 and relative < config(cpu, slot + SLOT_PAGES)
+def slot_base(cpu: Cpu, slot: int) -> int:
+    """First gfn of a memslot that is somewhere."""
+    return read_once(cpu, slot + SLOT_PLACE) >> STATE_BITS
+
+
+@inlined_kernel
+def _holds(cpu: Cpu, slot: int, place: int, gfn: int) -> int:
+    """Whether the memslot at this place covers the gfn."""
+    relative = gfn - (place >> STATE_BITS)
+    inside = relative >= 0 and relative < config(cpu, slot + SLOT_PAGES)
+    return inside and place & STATE_MASK != SLOT_ABSENT
 
 
 @kernel
-def slot_of(cpu: Cpu, gfn: int) -> int:
-    """Word index of the memslot that covers `gfn`, 0 if it is a hole (gfn_to_memslot)."""
-    slot = own(cpu, SLOT_CACHED)
-    if slot != 0 and _holds(cpu, slot, gfn):
-        return slot
+def _search(cpu: Cpu, gfn: int) -> int:
+    """`slot_of` for a slot that is not the one used last."""
     for number in range(config(cpu, C_SLOT_COUNT)):
         slot = slot_word(cpu, number)
-        if _holds(cpu, slot, gfn):
+        place = read_once(cpu, slot + SLOT_PLACE)
+        if _holds(cpu, slot, place, gfn):
+            if place & STATE_MASK == SLOT_INVALID:
+                return -slot
             set_own(cpu, SLOT_CACHED, slot)
             return slot
     return 0
+
+
+@inlined_kernel
+def slot_of(cpu: Cpu, gfn: int) -> int:
+    """Word index of the memslot that covers `gfn`, 0 if it is a hole (gfn_to_memslot).
+
+    Negative if the slot is about to go or to move: it still is the gfn's, and its memory is, but
+    nothing may be mapped there.
+    """
+    slot = own(cpu, SLOT_CACHED)
+    if slot != 0:
+        place = read_once(cpu, slot + SLOT_PLACE)
+        if place & STATE_MASK == SLOT_PRESENT and _holds(cpu, slot, place, gfn):
+            return slot
+    return _search(cpu, gfn)
 
 
 @inlined_kernel
@@ -62,13 +93,14 @@ def max_mapping_level(cpu: Cpu, slot: int, gfn: int, mapping: int) -> int:
 
     The host maps no higher, and a block that leaves the slot is forbidden (disallow_lpage).
     """
-    level = min(mapping_level(mapping), root_level(cpu) - 1)
-    base = config(cpu, slot + SLOT_BASE)
-    end = base + config(cpu, slot + SLOT_PAGES)
-    while level > LEVEL_4K:
-        pages = pages_of(cpu, level)
-        first = gfn & ~(pages - 1)
-        if first >= base and first + pages <= end:
-            break
-        level -= 1
+    level = min(mapping_level(mapping), LEVEL_1G, root_level(own(cpu, VCPU_ROOT)) - 1)
+    if level > LEVEL_4K:
+        base = slot_base(cpu, slot)
+        end = base + config(cpu, slot + SLOT_PAGES)
+        while level > LEVEL_4K:
+            pages = pages_of(cpu, level)
+            first = gfn & ~(pages - 1)
+            if first >= base and first + pages <= end:
+                break
+            level -= 1
     return level

@@ -1,30 +1,43 @@
-"""Page-table pages: the host's allocator, and the caches that vCPUs fill outside the lock.
+"""Page-table pages: the host's allocator, vCPUs' caches, and removed tables that wait for readers.
 
 A cache is topped up before mmu_lock is taken (mmu_topup_memory_caches), since getting memory
-from the host may sleep.  The host hands out freed pages first and last-in-first-out, so that a
-page freed too early is in somebody else's hands at once.  Cached and free pages are all zero.
+from the host may sleep.  A removed table is kept on its remover's list until a grace period has
+passed, then it is poisoned and goes back to the host, which hands out freed pages first and
+last-in-first-out: a page freed too early is in somebody else's hands at once.
+
+Pages fresh from the host are all zero, pages that were freed hold POISON until they are used
+again; then they are looked through, so that nobody writes to them in between unnoticed.
 """
 
 from __future__ import annotations
 
 from mmu.machine import events
+from mmu.machine.conditions import LIFETIME_POISON, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_POOL,
+    C_RCU_BATCH,
     C_RECORDS,
     C_TABLE_PAGES,
+    DEFERRED,
+    DEFERRED_COUNT,
     LEVELS_MAX,
     N_TABLES_ALLOCATED,
+    N_TABLES_FREED,
     POOL_FRESH,
     POOL_TOP,
     RECORD_WORDS,
+    SP_DEFERRED_NEXT,
+    SP_FREE,
+    SP_FRESH,
     SP_GENERATION,
     SP_GFN,
     SP_LEVEL,
-    SP_LINKED,
     SP_NX_DISALLOWED,
     SP_PARENT,
+    SP_REMOVED,
+    SP_STATE,
     TABLE_CACHE,
     TABLE_CACHE_COUNT,
     TABLE_CACHE_MAX,
@@ -40,6 +53,8 @@ from mmu.machine.primitives import (
     set_own,
     tally,
 )
+from mmu.machine.rcu import synchronize_rcu
+from mmu.spte import NONPRESENT, POISON
 from mmu.tdp_iter import entries_of, table_of_page
 
 
@@ -89,13 +104,26 @@ def topup_for_fault(cpu: Cpu) -> int:
 
 
 @kernel
+def _clear_freed_table(cpu: Cpu, page: int) -> None:
+    """Take the poison out; whatever else is there was written by somebody who must not."""
+    table = table_of_page(cpu, page)
+    for i in range(entries_of(cpu)):
+        found = peek(cpu, table + i)
+        warn(cpu, found != POISON, LIFETIME_POISON, table + i, found, page)
+        poke(cpu, table + i, NONPRESENT)
+
+
+@kernel
 def alloc_table(cpu: Cpu) -> int:
-    """Take a zeroed page from the actor's cache; 0 if it is empty."""
+    """Take an empty page from the actor's cache; 0 if there is none."""
     cached = own(cpu, TABLE_CACHE_COUNT)
     if cached == 0:
         return 0
     set_own(cpu, TABLE_CACHE_COUNT, cached - 1)
     page = own(cpu, TABLE_CACHE + cached - 1)
+    if peek(cpu, record_of(cpu, page) + SP_STATE) == SP_FREE:
+        _clear_freed_table(cpu, page)
+    poke(cpu, record_of(cpu, page) + SP_STATE, SP_FRESH)
     tally(cpu, N_TABLES_ALLOCATED, 1)
     emit(cpu, events.TABLE_ALLOC, page, 0, 0)
     event(cpu, events.COST_TABLE_ZERO, 1)
@@ -129,5 +157,55 @@ def init_child_sp(cpu: Cpu, page: int, gfn: int, level: int, nx_disallowed: int)
     poke(cpu, record + SP_LEVEL, level)
     poke(cpu, record + SP_NX_DISALLOWED, nx_disallowed)
     poke(cpu, record + SP_PARENT, 0)
-    poke(cpu, record + SP_LINKED, 0)
     poke(cpu, record + SP_GENERATION, peek(cpu, record + SP_GENERATION) + 1)
+
+
+@kernel
+def defer_free(cpu: Cpu, page: int) -> None:
+    """A page is no longer linked, but readers may still be in it (call_rcu).
+
+    Only the remover touches the list; it frees nothing before `free_deferred`.
+    """
+    record = record_of(cpu, page)
+    poke(cpu, record + SP_STATE, SP_REMOVED)
+    poke(cpu, record + SP_DEFERRED_NEXT, own(cpu, DEFERRED))
+    set_own(cpu, DEFERRED, page)
+    set_own(cpu, DEFERRED_COUNT, own(cpu, DEFERRED_COUNT) + 1)
+
+
+@kernel
+def _poison(cpu: Cpu, page: int) -> None:
+    """From here on nobody may touch the page."""
+    table = table_of_page(cpu, page)
+    for i in range(entries_of(cpu)):
+        poke(cpu, table + i, POISON)
+    poke(cpu, record_of(cpu, page) + SP_STATE, SP_FREE)
+    emit(cpu, events.TABLE_FREE, page, 0, 0)
+
+
+@kernel
+def free_deferred(cpu: Cpu) -> None:
+    """Wait for readers, then give all removed pages of this actor back to the host."""
+    synchronize_rcu(cpu)
+    page = own(cpu, DEFERRED)
+    while page != 0:
+        _poison(cpu, page)
+        page = peek(cpu, record_of(cpu, page) + SP_DEFERRED_NEXT)
+    page = own(cpu, DEFERRED)
+    pool_lock(cpu)
+    while page != 0:
+        top = peek(cpu, POOL_TOP)
+        poke(cpu, config(cpu, C_POOL) + top, page)
+        poke(cpu, POOL_TOP, top + 1)
+        page = peek(cpu, record_of(cpu, page) + SP_DEFERRED_NEXT)
+    pool_unlock(cpu)
+    tally(cpu, N_TABLES_FREED, own(cpu, DEFERRED_COUNT))
+    set_own(cpu, DEFERRED, 0)
+    set_own(cpu, DEFERRED_COUNT, 0)
+
+
+@inlined_kernel
+def maybe_free_deferred(cpu: Cpu) -> None:
+    """Where nothing is held: free removed pages once there are enough of them (bounded memory)."""
+    if own(cpu, DEFERRED_COUNT) >= config(cpu, C_RCU_BATCH):
+        free_deferred(cpu)

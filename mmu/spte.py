@@ -26,6 +26,9 @@ MMU_WRITABLE = 1 << 58  # no write protection but dirty logging's: W may come ba
 NONPRESENT = 0
 FROZEN = 0x5A0  # REMOVED_SPTE: somebody owns this entry, everybody else retries
 
+# What a freed table is filled with: looks like nothing that anybody may meet in a table.
+POISON = 0x6B6B_6B6B_6B60_0000
+
 # What the guest wants to do with a page; the same bits as in the entry.
 ACCESS_READ = SPTE_R
 ACCESS_WRITE = SPTE_W
@@ -40,6 +43,8 @@ assert FROZEN & MMU_PRESENT == 0
 assert FROZEN & RWX == 0
 assert FROZEN >> PFN_SHIFT == 0
 assert FROZEN != NONPRESENT
+assert POISON & (MMU_PRESENT | RWX) == 0
+assert POISON not in (NONPRESENT, FROZEN)
 # Taking A, D or W from a real entry must never give a frozen one.
 assert MMU_PRESENT & (ACCESSED | DIRTY | SPTE_W) == 0
 
@@ -54,6 +59,12 @@ def is_present(spte: int) -> int:
 def is_frozen(spte: int) -> int:
     """Owned by somebody who will replace it."""
     return spte == FROZEN
+
+
+@inlined_kernel
+def is_poison(spte: int) -> int:
+    """Read from a table that was freed."""
+    return spte == POISON
 
 
 @inlined_kernel

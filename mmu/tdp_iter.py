@@ -31,10 +31,26 @@ from mmu.spte import is_leaf, is_present, pfn_of
 ) = range(12)
 
 
+# A root's handle: its table page and its level, which never changes, in one word.
+ROOT_LEVEL_BITS = 3
+
+
 @inlined_kernel
-def root_level(cpu: Cpu) -> int:
-    """Level of the root table."""
-    return cpu.geometry >> 8
+def root_handle(page: int, level: int) -> int:
+    """The root whose table is `page`."""
+    return page << ROOT_LEVEL_BITS | level
+
+
+@inlined_kernel
+def root_level(root: int) -> int:
+    """Level of a root's table."""
+    return root & 7
+
+
+@inlined_kernel
+def root_page(root: int) -> int:
+    """Page of a root's table."""
+    return root >> ROOT_LEVEL_BITS
 
 
 @inlined_kernel
@@ -74,6 +90,12 @@ def table_of_page(cpu: Cpu, page: int) -> int:
 
 
 @inlined_kernel
+def root_table(cpu: Cpu, root: int) -> int:
+    """Word index of a root's table."""
+    return table_of_page(cpu, root >> ROOT_LEVEL_BITS)
+
+
+@inlined_kernel
 def child_table(cpu: Cpu, spte: int) -> int:
     """Word index of the table that a present non-leaf entry links."""
     return table_of_page(cpu, pfn_of(spte))
@@ -104,13 +126,13 @@ def _restart(cpu: Cpu, it: int) -> None:
 
 @kernel
 def iter_start(cpu: Cpu, it: int, root: int, min_level: int, start: int, end: int) -> int:
-    """Begin a walk of [start, end) below table `root`; 1 if there is an entry to look at.
+    """Begin a walk of [start, end) below `root`; 1 if there is an entry to look at.
 
     Entries above `min_level` that link a table are visited before what is below them; the
     first one visited may begin before `start`, as in the kernel.
     """
-    set_own(cpu, it + IT_ROOT, root)
-    set_own(cpu, it + IT_ROOT_LEVEL, root_level(cpu))
+    set_own(cpu, it + IT_ROOT, root_table(cpu, root))
+    set_own(cpu, it + IT_ROOT_LEVEL, root_level(root))
     set_own(cpu, it + IT_MIN_LEVEL, min_level)
     set_own(cpu, it + IT_END, end)
     set_own(cpu, it + IT_NEXT_LAST_LEVEL_GFN, start)

@@ -13,12 +13,12 @@ from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine import events
 from mmu.machine.conditions import (
-    TRANSITION_FROZEN,
+    FROZEN_CHANGED,
+    FROZEN_LOST,
     TRANSITION_LADDER,
     TRANSITION_LEVEL,
     TRANSITION_NONPRESENT,
     TRANSITION_PFN,
-    TRANSITION_REMOVED,
     warn,
 )
 from mmu.machine.cpu import Cpu
@@ -26,11 +26,12 @@ from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_TICK_CYCLES,
     HELD,
-    LINE,
+    N_BETWEEN_CHECKS_MAX,
     N_CMPXCHG_FAILED,
+    N_SPTES_ZAPPED,
     N_YIELDS,
-    STAT_PAGES_4K,
     TICK_BEGAN,
+    VISITED,
 )
 from mmu.machine.lock import (
     HELD_MMU,
@@ -45,7 +46,6 @@ from mmu.machine.lock import (
 from mmu.machine.primitives import (
     cmpxchg,
     config,
-    count,
     cycles,
     emit,
     event,
@@ -53,12 +53,15 @@ from mmu.machine.primitives import (
     probe,
     read_once,
     set_own,
+    stopped,
     tally,
     write_once,
     xchg,
     yield_core,
 )
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
+from mmu.pages import maybe_free_deferred
+from mmu.removed import handle_removed_pt, tell_host, update_page_stats
 from mmu.spte import (
     DIRTY,
     LEVEL_1G,
@@ -82,23 +85,11 @@ DONE = -1  # set_spte_atomic: the entry is changed; any other value is what it h
 
 
 @inlined_kernel
-def update_page_stats(cpu: Cpu, level: int, amount: int) -> None:
-    """kvm_stat pages_4k, pages_2m, pages_1g."""
-    count(cpu, STAT_PAGES_4K + LINE * (level - 1), amount)
-
-
-@inlined_kernel
 def _check_leaf(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, level: int) -> None:
     """What a new leaf must be, whatever was there before."""
     misplaced = level > LEVEL_1G or (gfn | pfn_of(new)) & (pages_of(cpu, level) - 1) != 0
     warn(cpu, misplaced, TRANSITION_LEVEL, gfn, level, new)
     warn(cpu, not ladder_holds(new), TRANSITION_LADDER, sptep, old, new)
-
-
-@inlined_kernel
-def loses_dirty(new: int, is_leaf_now: int) -> int:
-    """Whether a dirty leaf that becomes `new` leaves no D behind; a table's leafs inherit it."""
-    return not is_present(new) or (is_leaf_now and new & DIRTY == 0)
 
 
 @inlined_kernel
@@ -114,9 +105,12 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
     if old == new:
         return
     emit(cpu, events.SPTE_CHANGED, sptep, old, new)
-    if was_leaf and old & DIRTY != 0 and loses_dirty(new, is_leaf_now):
+    if was_leaf and not is_leaf_now and not is_present(new):
+        tell_host(cpu, gfn, old)
+        tally(cpu, N_SPTES_ZAPPED, 1)
+    elif was_leaf and is_leaf_now and old & ~new & DIRTY != 0:
         # The D bit is the host's only other record of the write.
-        mark_frame(cpu, pfn_of(old), MARK_DIRTY)
+        mark_frame(cpu, gfn, pfn_of(old), MARK_DIRTY)
     if not is_present(old) and not is_present(new):
         either = is_frozen(old) or is_frozen(new)
         warn(cpu, not either, TRANSITION_NONPRESENT, sptep, old, new)
@@ -125,9 +119,9 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
         update_page_stats(cpu, level, -1)
     elif is_leaf_now and not was_leaf:
         update_page_stats(cpu, level, 1)
-    # Tables are not removed yet: whoever would replace one must learn to free it first.
-    was_table = is_present(old) and not was_leaf
-    warn(cpu, was_table, TRANSITION_REMOVED, gfn, old, new)
+    if is_present(old) and not was_leaf and (is_leaf_now or not is_present(new)):
+        # By what the entry was, not by its pfn: a leaf's frame may have the table's number.
+        handle_removed_pt(cpu, pfn_of(old), gfn, level - 1)
 
 
 @inlined_kernel
@@ -139,7 +133,7 @@ def set_spte_atomic(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: i
     entries belong to whoever froze them, even if the new value would be equal.
     """
     assert_held(cpu, HELD_MMU)
-    warn(cpu, is_frozen(old), TRANSITION_FROZEN, sptep, old, new)
+    warn(cpu, is_frozen(old), FROZEN_CHANGED, sptep, old, new)
     if probe(cpu, events.PROBE_CMPXCHG):
         return read_once(cpu, sptep)
     seen = cmpxchg(cpu, sptep, old, new)
@@ -158,7 +152,7 @@ def set_spte(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> 
     exchanged, and what comes back is the truth.
     """
     assert_held(cpu, HELD_MMU_WRITE)
-    warn(cpu, is_frozen(old) or is_frozen(new), TRANSITION_FROZEN, sptep, old, new)
+    warn(cpu, is_frozen(old) or is_frozen(new), FROZEN_CHANGED, sptep, old, new)
     replaced = old
     if needs_atomic_update(old, level):
         replaced = xchg(cpu, sptep, new)
@@ -171,6 +165,8 @@ def set_spte(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> 
 @kernel
 def unfreeze_spte(cpu: Cpu, sptep: int) -> None:
     """The owner of a frozen entry gives it back, empty: nobody else may have changed it."""
+    found = read_once(cpu, sptep)
+    warn(cpu, not is_frozen(found) and not stopped(cpu), FROZEN_LOST, sptep, found, 0)
     write_once(cpu, sptep, NONPRESENT)
 
 
@@ -187,6 +183,7 @@ def relax_mmu_lock(cpu: Cpu, exclusive: int) -> None:
         mmu_write_unlock(cpu)
     else:
         mmu_read_unlock(cpu)
+    maybe_free_deferred(cpu)
     yield_core(cpu)
     event(cpu, events.COST_YIELD, 1)
     set_own(cpu, TICK_BEGAN, cycles(cpu))
@@ -196,6 +193,15 @@ def relax_mmu_lock(cpu: Cpu, exclusive: int) -> None:
         mmu_read_lock(cpu)
 
 
+@inlined_kernel
+def _note_visited(cpu: Cpu) -> None:
+    """How many entries of removed tables were handled since the last look at the clock."""
+    visited = own(cpu, VISITED)
+    if visited != 0:
+        set_own(cpu, N_BETWEEN_CHECKS_MAX, max(own(cpu, N_BETWEEN_CHECKS_MAX), visited))
+        set_own(cpu, VISITED, 0)
+
+
 @kernel
 def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
     """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
@@ -203,6 +209,7 @@ def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
     Then every pointer is dead and the loop body must go on to the next entry at once.  Refused
     until the walk has moved on since its last yield: it would never end otherwise.
     """
+    _note_visited(cpu)
     if own(cpu, it + IT_NEXT_LAST_LEVEL_GFN) == own(cpu, it + IT_YIELDED_GFN):
         return False
     wanted = probe(cpu, events.PROBE_CONTEND)

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mmu.host.frames import MARK_SPLIT, NOBODY
 from mmu.machine import layout as at
 from mmu.machine.clock import ticks_per_ns
 from mmu.machine.cpu import Cpu, Observer, Words
-from mmu.machine.layout import Layout, Shape
 from mmu.machine.memory import SharedBlock
-from mmu.policy import FLUSH, HUGE_SPLIT
+from mmu.machine.regions import Layout, Shape
+from mmu.memslots import STATE_BITS
+from mmu.policy import FLUSH, HUGE_SPLIT, ROOT_LIFE, ZAP_BY, ZAP_STEPS
 
 GFN_BASE = 1 << 20  # 4 GiB, a multiple of 1G: where the test region of the selftests would go
-ROOT_PAGE = 1  # page 0 is "none"
+FIRST_PAGE = 1  # table page 0 is "none"
+RCU_BATCH = 2048  # removed tables that an actor keeps at most: 8 MiB
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,21 @@ class VmConfig:
 
     vcpus: int
     pages: int
-    helpers: int = 1  # actors that are no vCPUs: the VMM's thread, a trace reader
+    helpers: int = 1  # actors that are no vCPUs: the VMM's thread, the host, the zap worker
     slots: int = 1
+    absent_slots: int = 0  # ... of these, the last ones are nowhere at first
+    slot_pages: tuple[int, ...] = ()  # sizes of the slots, in order; (): all equal
+    roots: int = 1  # that may map everything at 4K at the same time
+    spare_frames: int = 0  # free frames of the host, without which its mappings never change
     backing_level: int = 1
     huge_split: str = "eager"  # as the kernel's default: eager_page_split=Y
     pml: bool = True
     nx_huge_pages: bool = True
     flush: str = "range"
+    root_life: str = "put"
+    zap_by: str = "caller"  # `worker` needs an actor that is one
+    zap_steps: str = "1g"
+    rcu_batch: int = RCU_BATCH
     tick_ms: float = 4.0
     quiet_us: float = 100.0
     sample: int = 64  # one fault in `sample` is timed (a power of two), 0: none
@@ -55,7 +66,7 @@ class VmConfig:
             gfn_count=self.pages,
             slots=self.memslots(),
             bits=self.bits,
-            levels=self.levels,
+            spare_frames=self.spare_frames,
             tlb_bits=self.tlb_bits,
             pml_size=self.pml_size,
             histograms=self.sample > 0,
@@ -63,18 +74,20 @@ class VmConfig:
         )
 
     def memslots(self) -> tuple[tuple[int, int], ...]:
-        """Equal slots over the memory, in order."""
-        each = self.pages // self.slots
-        return tuple((self.gfn_base + i * each, each) for i in range(self.slots))
+        """(first gfn, pages) of each slot; they divide the memory, in order."""
+        sizes = self.slot_pages or (self.pages // self.slots,) * self.slots
+        first = (self.gfn_base + sum(sizes[:i]) for i in range(self.slots))
+        return tuple(zip(first, sizes, strict=True))
 
     def table_pages(self) -> int:
-        """Enough to map everything at 4K, and for every cache to be full."""
+        """Enough for `roots` to map everything at 4K, for full caches, for what waits for RCU."""
         first, last = self.gfn_base, self.gfn_base + self.pages - 1
         tables = sum(
             (last >> self.bits * level) - (first >> self.bits * level) + 1
-            for level in range(1, self.levels)
+            for level in range(1, at.LEVELS_MAX)
         )
-        return tables + 2 + self.actors * at.TABLE_CACHE_MAX
+        waiting = self.actors * min(self.rcu_batch, tables)
+        return (tables + 1) * self.roots + waiting + 1 + self.actors * at.TABLE_CACHE_MAX
 
 
 class Vm:
@@ -96,7 +109,7 @@ class Vm:
         self.frames = self.region("frames")
         self._write_config()
         self._write_slots()
-        self._create_root()
+        self._write_host()
 
     def region(self, name: str) -> Words:
         """View of a region of the layout."""
@@ -168,20 +181,35 @@ class Vm:
         words[at.C_FLUSH_RANGE] = FLUSH[config.flush]
         words[at.C_WORKLOAD] = layout.start("workload")
         words[at.C_BACKING_LEVEL] = config.backing_level
+        words[at.C_GFN_MASK] = (1 << max(config.pages - 1, 1).bit_length()) - 1
+        words[at.C_RCU_BATCH] = config.rcu_batch
+        words[at.C_ROOT_LIFE] = ROOT_LIFE[config.root_life]
+        words[at.C_ZAP_BY] = ZAP_BY[config.zap_by]
+        words[at.C_ZAP_STEPS] = ZAP_STEPS[config.zap_steps]
+        words[at.C_FREE_FRAMES] = layout.start("free frames")
+        words[at.C_DISK] = layout.start("disk")
+        words[at.USERS] = 1
+        words[at.POOL_FRESH] = FIRST_PAGE
         for actor in range(config.actors):
             words[layout.actor(actor) + at.TLB_GENERATION] = 1
 
     def _write_slots(self) -> None:
         for number, (base, pages) in enumerate(self.config.memslots()):
             slot = self.layout.start("slots") + number * at.SLOT_WORDS
-            self.words[slot + at.SLOT_BASE] = base
+            absent = number >= self.config.slots - self.config.absent_slots
+            state = at.SLOT_ABSENT if absent else at.SLOT_PRESENT
+            self.words[slot + at.SLOT_PLACE] = base << STATE_BITS | state
+            self.words[slot + at.SLOT_HOME] = base
             self.words[slot + at.SLOT_PAGES] = pages
             self.words[slot + at.SLOT_BITMAP] = self.layout.start(f"bitmap {number}")
             self.words[slot + at.SLOT_HARVEST] = self.layout.start(f"harvest {number}")
 
-    def _create_root(self) -> None:
-        record = self.layout.start("records") + ROOT_PAGE * at.RECORD_WORDS
-        self.words[record + at.SP_LEVEL] = self.config.levels
-        self.words[record + at.SP_LINKED] = 1
-        self.words[at.POOL_FRESH] = ROOT_PAGE + 1
-        self.words[at.ROOT] = self.layout.start("tables") + (ROOT_PAGE << self.config.bits)
+    def _write_host(self) -> None:
+        """The spare frames are nobody's, each a page of its own, and lie on the host's stack."""
+        first, spare = self.config.pages, self.config.spare_frames
+        if spare:
+            numbers = np.arange(first, first + spare, dtype=np.int64)
+            self.frames[first:] = NOBODY ^ numbers
+            self.region("marks")[first:] = MARK_SPLIT
+            self.region("free frames")[:spare] = numbers[::-1]
+            self.words[at.HOST_FREE_TOP] = spare

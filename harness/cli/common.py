@@ -18,8 +18,8 @@ from harness.explore.reproducer import Patch
 from harness.report import store
 from harness.report.tables import size
 from mmu.machine.kernel import SOURCE_ROOT, cache_root, warm
-from mmu.machine.layout import Layout
 from mmu.machine.memory import WORD_BYTES
+from mmu.machine.regions import Layout
 from mmu.policy import POLICIES
 from workloads.errors import MachineError, UsageError
 from workloads.plan import Plan, Workload

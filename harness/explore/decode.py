@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from harness.explore.world import World
 from mmu import spte
-from mmu.host.frames import OWNER_MASK, VALUE_MASK, VALUE_SHIFT
+from mmu.host.frames import NOBODY, OWNER_MASK, VALUE_MASK, VALUE_SHIFT
 from mmu.hw.vcpu import IN_GUEST_MODE, MODE_MASK, REQUEST_SHIFT, SRCU_HELD
 from mmu.machine import layout as at
 from mmu.machine.blocking import EXCLUSIVE, SHARED_UNIT
+from mmu.memslots import STATE_BITS, STATE_MASK
+from mmu.tdp_iter import ROOT_LEVEL_BITS
 from mmu.vm import Vm
 
-LOCKS = (at.MMU_LOCK, at.PAGES_LOCK, at.SLOTS_LOCK, at.POOL_LOCK)
+LOCKS = (at.MMU_LOCK, at.PAGES_LOCK, at.SLOTS_LOCK, at.POOL_LOCK, at.HOST_LOCK)
+SLOT_STATES = {at.SLOT_ABSENT: "absent", at.SLOT_PRESENT: "present", at.SLOT_INVALID: "invalid"}
 SIZES = {1: "", 2: "2M ", 3: "1G "}
 DECIMAL_MAX = 4096
 
@@ -24,8 +27,10 @@ def value_text(world: World, word: int, value: int) -> str:
         return entry_text(world.vm, word, value)
     if word in LOCKS:
         return lock_text(value)
-    if word == at.ROOT:
-        return f"table @{(value - world.vm.layout.start('tables')) >> world.vm.config.bits}"
+    if word == at.ROOTS:
+        return f"root @{value >> ROOT_LEVEL_BITS}" if value else "none"
+    if name == "slots" and (word - world.vm.layout.start("slots")) % at.SLOT_WORDS == at.SLOT_PLACE:
+        return place_text(value)
     if name == "actors":
         offset = (word - world.vm.layout.start("actors")) % world.vm.layout.actor_stride
         return state_text(value) if offset == at.VCPU_STATE else number_text(value)
@@ -47,6 +52,8 @@ def entry_text(vm: Vm, word: int, value: int) -> str:
         return "empty"
     if value == spte.FROZEN:
         return "frozen"
+    if value == spte.POISON:
+        return "freed"
     if not value & spte.MMU_PRESENT:
         return f"not present {value:#x}"
     pfn = (value >> spte.PFN_SHIFT) & spte.PFN_MASK
@@ -78,6 +85,11 @@ def lock_text(value: int) -> str:
     return " + ".join(parts) or hex(value)
 
 
+def place_text(value: int) -> str:
+    """`gfn 0, present`."""
+    return f"gfn {value >> STATE_BITS}, {SLOT_STATES.get(value & STATE_MASK, '?')}"
+
+
 def state_text(value: int) -> str:
     """A vCPU's mode and the request that it has served."""
     mode = "in guest" if value & MODE_MASK == IN_GUEST_MODE else "outside"
@@ -96,6 +108,8 @@ def frame_text(vm: Vm, word: int, value: int) -> str:
     frame = word - vm.layout.start("frames")
     owner = (value & OWNER_MASK) ^ frame
     text = f"value {(value >> VALUE_SHIFT) & VALUE_MASK}"
+    if owner == NOBODY:
+        return f"{text}, free"
     return text if owner == frame else f"{text}, owner gfn {owner}"
 
 

@@ -21,7 +21,13 @@ _HEADER = {
     at.SLOTS_LOCK: "slots_lock",
     at.POOL_LOCK: "page allocator",
     at.POOL: "free pages",
-    at.ROOT: "root",
+    at.HOST_LOCK: "mmap_lock",
+    at.HOST: "free frames",
+    at.ROOTS: "tdp_mmu_roots",
+    at.USERS: "users_count",
+    at.ZAP_QUEUED: "zap worker: queued",
+    at.ZAP_FINISHED: "zap worker: finished",
+    at.NOTIFIERS: "mn_active_invalidate_count",
     at.STAT_PAGES_4K: "pages_4k",
     at.STAT_PAGES_2M: "pages_2m",
     at.STAT_PAGES_1G: "pages_1g",
@@ -33,18 +39,26 @@ _HEADER = {
     at.STOP_WORD: "stop word",
     at.FINISHED: "finished",
 }
+_INVALIDATE = {
+    at.INVALIDATE_SEQ: "mmu_invalidate_seq",
+    at.IN_PROGRESS: "mmu_invalidate_in_progress",
+    at.RANGE_START: "mmu_invalidate_range_start",
+    at.RANGE_END: "mmu_invalidate_range_end",
+}
+# Of a root the same words count references and so on (a union in the kernel, too).
 _RECORD = {
-    at.SP_GFN: "gfn",
+    at.SP_GFN: "gfn or role",
     at.SP_LEVEL: "level",
-    at.SP_PARENT: "parent",
-    at.SP_NX_DISALLOWED: "nx_huge_page_disallowed",
+    at.SP_PARENT: "parent or references",
+    at.SP_NX_DISALLOWED: "nx_huge_page_disallowed or invalid",
     at.SP_NX_NEXT: "next in list",
-    at.SP_NX_PREVIOUS: "previous in list",
-    at.SP_LINKED: "linked",
+    at.SP_NX_PREVIOUS: "previous in list or scheduled",
+    at.SP_STATE: "state",
     at.SP_GENERATION: "generation",
 }
 _SLOT = {
-    at.SLOT_BASE: "base",
+    at.SLOT_PLACE: "place",
+    at.SLOT_HOME: "home",
     at.SLOT_PAGES: "pages",
     at.SLOT_LOGGED: "logged",
     at.SLOT_BITMAP: "bitmap",
@@ -67,6 +81,8 @@ _PLAIN = {
     "frames": "frame {}",
     "marks": "marks of frame {}",
     "newest": "newest value at gfn {}",
+    "disk": "disk copy of gfn {}",
+    "free frames": "free frame {}",
 }
 
 
@@ -75,6 +91,8 @@ def vm_word_name(vm: Vm, word: int, actors: tuple[str, ...] = ()) -> str:
     for region in vm.layout.regions.values():
         if region.start <= word < region.end:
             return _region_name(vm, region.name, word - region.start, actors)
+    if word in _INVALIDATE:
+        return _INVALIDATE[word]
     line, part = word - word % at.LINE, word % at.LINE
     if line in _HEADER:
         return _HEADER[line] + _LOCK_PARTS.get(part, f" word {part}")

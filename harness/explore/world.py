@@ -115,7 +115,11 @@ class World:
         for actor in range(self.vm.config.actors):
             own = layout.actor(actor)
             regions.append((own, own + 1))  # vCPU state
+            regions.append((own + at.REQUEST, own + at.FLUSH_BLOCK + 1))
             regions.append((own + at.RCU_SECTION, own + at.RCU_SECTION + 1))
+            regions.append((own + at.VCPU_ROOT, own + at.REQUEST_SEEN + 1))
+            regions.append((own + at.DEFERRED, own + at.DEFERRED_COUNT + 1))
+            regions.append((own + layout.tlb_offset, own + layout.pml_offset))
             regions.append((own + at.HELD, own + at.HELD + 1))
             regions.append((own + at.VIOLATIONS, own + at.VIOLATION_C + 1))
             regions.append((own + at.TABLE_CACHE_COUNT, own + at.COUNTERS))

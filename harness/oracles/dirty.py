@@ -13,8 +13,17 @@ import numpy.typing as npt
 
 from harness.oracles.snapshot import Snapshot, backed
 from mmu import spte
-from mmu.host.frames import MARK_DIRTY, VALUE_MASK, VALUE_SHIFT
+from mmu.host.frames import (
+    MARK_DIRTY,
+    MARK_SPLIT,
+    NOBODY,
+    OWNER_MASK,
+    VALUE_MASK,
+    VALUE_SHIFT,
+)
 from mmu.machine import layout as at
+from mmu.machine.cpu import Words
+from mmu.vm import Vm
 
 NAME = "dirty"
 PROPERTY = "no guest write is lost: the log names it, the D bit or the host's mark remembers it"
@@ -28,7 +37,7 @@ def audit(snapshot: Snapshot) -> list[str]:
     vm = snapshot.vm
     known = _known_dirty(snapshot)
     for offset, frames in backed(vm, "frames"):
-        written = (frames >> VALUE_SHIFT) & VALUE_MASK != 0
+        written = (frames >> VALUE_SHIFT) & VALUE_MASK != _on_disk(vm, offset, frames)
         lost = np.flatnonzero(written & ~known[offset : offset + len(frames)])
         if len(lost):
             return [
@@ -36,6 +45,16 @@ def audit(snapshot: Snapshot) -> list[str]:
                 f" the first is that of gfn {vm.config.gfn_base + offset + int(lost[0]):#x}"
             ]
     return []
+
+
+def _on_disk(vm: Vm, offset: int, frames: Words) -> Words:
+    """What the disk has for the page that owns each frame; a free frame has nothing to lose."""
+    values = (frames >> VALUE_SHIFT) & VALUE_MASK
+    if not vm.config.spare_frames:
+        return np.zeros_like(values)
+    owners = (frames & OWNER_MASK) ^ np.arange(offset, offset + len(frames))
+    free = owners == NOBODY
+    return np.where(free, values, vm.region("disk")[np.where(free, 0, owners)])
 
 
 def _known_dirty(snapshot: Snapshot) -> Mask:
@@ -55,5 +74,8 @@ def _known_dirty(snapshot: Snapshot) -> Mask:
     shift = bits * (vm.config.backing_level - 1)
     for offset, marks in backed(vm, "marks"):
         marked = offset + np.flatnonzero(marks & MARK_DIRTY)
-        known.reshape(-1, 1 << shift)[marked >> shift] = True
+        known[marked] = True
+        # A mark at the first frame of a huge page speaks for all of it, until the host splits it.
+        whole = marked[vm.region("marks")[marked >> shift << shift] & MARK_SPLIT == 0]
+        known.reshape(-1, 1 << shift)[whole >> shift] = True
     return known

@@ -9,7 +9,7 @@ from mmu.machine import layout as at
 from mmu.machine.cpu import Words
 
 NAME = "leaks"
-PROPERTY = "allocated = reachable + cached + free; statistics and lists equal a recount"
+PROPERTY = "allocated = reachable + deferred + cached + free; statistics, lists equal a recount"
 IN_STRESS = "quiescent points"
 
 
@@ -28,16 +28,33 @@ def _cached(snapshot: Snapshot) -> Words:
     return np.concatenate(caches)
 
 
+def _deferred(snapshot: Snapshot) -> Words:
+    """Removed pages that wait for readers on their removers' lists."""
+    vm = snapshot.vm
+    rows = records(vm)
+    pages: list[int] = []
+    for actor in range(vm.config.actors):
+        words = vm.actor_words(actor)
+        page = int(words[at.DEFERRED])
+        for _ in range(int(words[at.DEFERRED_COUNT])):
+            pages.append(page)
+            page = int(rows[page, at.SP_DEFERRED_NEXT])
+    return np.array(pages, np.int64)
+
+
 def _pages(snapshot: Snapshot) -> list[str]:
     vm = snapshot.vm
-    reachable, cached = snapshot.pages(), _cached(snapshot)
+    reachable, cached, deferred = snapshot.pages(), _cached(snapshot), _deferred(snapshot)
     free = vm.region("pool")[: int(vm.words[at.POOL_TOP])]
     handed_out = int(vm.words[at.POOL_FRESH])
-    everywhere = np.concatenate([reachable, cached, free])
+    everywhere = np.concatenate([reachable, deferred, cached, free])
     if (everywhere < 1).any() or (everywhere >= handed_out).any():
         return ["a table page number is outside what the host has handed out"]
     uses = np.bincount(everywhere, minlength=handed_out)[1:handed_out]
-    parts = f"{len(reachable)} reachable, {len(cached)} cached, {len(free)} free"
+    parts = (
+        f"{len(reachable)} reachable, {len(deferred)} deferred, {len(cached)} cached,"
+        f" {len(free)} free"
+    )
     problems = [
         f"{int((uses == 0).sum())} table pages are lost (the first is {int(i) + 1}): {parts},"
         f" {handed_out - 1} handed out"
@@ -62,7 +79,7 @@ def _statistics(snapshot: Snapshot) -> list[str]:
                 f"the statistic of leafs at level {level} says {int(vm.words[word])},"
                 f" there are {counted[level]}"
             )
-    tables = len(snapshot.pages()) - 1
+    tables = len(snapshot.pages()) - len(snapshot.roots)
     if int(vm.words[at.STAT_TABLES]) != tables:
         problems.append(
             f"the statistic of tables says {int(vm.words[at.STAT_TABLES])}, {tables} are linked"

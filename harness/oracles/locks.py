@@ -19,6 +19,7 @@ _WORDS = {
     "tdp_mmu_pages_lock": at.PAGES_LOCK,
     "slots_lock": at.SLOTS_LOCK,
     "the page allocator's lock": at.POOL_LOCK,
+    "mmap_lock": at.HOST_LOCK,
 }
 
 
@@ -42,7 +43,7 @@ def audit(snapshot: Snapshot) -> list[str]:
         words = vm.actor_words(actor)
         if int(words[at.HELD]):
             problems.append(f"actor {actor} holds {held_text(int(words[at.HELD]))} at rest")
-        if int(words[at.RCU_SECTION]):
+        if int(words[at.RCU_SECTION]) & 1:
             problems.append(f"actor {actor} announces an RCU section at rest")
         if int(words[at.VCPU_STATE]) & MODE_MASK != OUTSIDE_GUEST_MODE:
             problems.append(f"actor {actor} is in guest mode at rest")

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.oracles.snapshot import Snapshot
+from harness.oracles.snapshot import Mask, Snapshot
 from mmu import spte
+from mmu.host.frames import MAPPED, MAPPING_FRAME_SHIFT, MAPPING_LEVEL_SHIFT, MAPPING_RWX
 from mmu.machine import layout as at
+from mmu.machine.cpu import Words
+from mmu.memslots import STATE_BITS, STATE_MASK
+from mmu.vm import Vm
 
 NAME = "mapping"
 PROPERTY = "an access lands in a frame that is its own; level and permission are the host's"
@@ -18,22 +22,51 @@ IN_STRESS = "every access (owner, permission); level by audit"
 
 
 def audit(snapshot: Snapshot) -> list[str]:
-    """Leafs that do not match the host's mapping, level or memslots."""
+    """Leafs that do not match the host's mapping, its level or permission, or the memslots."""
     vm = snapshot.vm
     first_pfn = int(vm.words[at.C_FRAME_PFN])
     problems = []
     for leafs in snapshot.leafs():
-        relative = leafs.gfns - vm.config.gfn_base
-        pages = 1 << vm.config.bits * (leafs.level - 1)
-        outside = (relative < 0) | (relative + pages > vm.config.pages)
+        pages, inside = host_pages(vm, leafs.gfns)
+        wanted, levels, writable = _host_mapping(vm, np.where(inside, pages, 0))
         frames = ((leafs.values >> spte.PFN_SHIFT) & spte.PFN_MASK) - first_pfn
-        wrong = outside | (frames != relative)
-        if leafs.level > vm.config.backing_level:
-            wrong |= np.full(wrong.shape, True)
+        wrong = ~inside | (frames != wanted) | (levels < leafs.level)
+        wrong |= ((leafs.values & spte.HOST_WRITABLE) != 0) & ~writable
         problems += [
             f"{int(wrong.sum())} leafs at level {leafs.level} do not match the host; the first"
             f" maps gfn {int(leafs.gfns[i]):#x} to frame {int(frames[i]):#x}, the host has"
-            f" frame {int(relative[i]):#x} at level {vm.config.backing_level}"
+            f" {_host_text(inside[i], wanted[i], levels[i], writable[i])}"
             for i in np.flatnonzero(wrong)[:1]
         ]
     return problems
+
+
+def host_pages(vm: Vm, gfns: Words) -> tuple[Words, Mask]:
+    """The host page behind each gfn, and whether a memslot shows it there."""
+    slots = vm.region("slots").reshape(-1, at.SLOT_WORDS)
+    inside: Mask = np.zeros(len(gfns), np.bool_)
+    for slot in slots[slots[:, at.SLOT_PLACE] & STATE_MASK == at.SLOT_PRESENT]:
+        relative = gfns - (slot[at.SLOT_PLACE] >> STATE_BITS)
+        inside |= (relative >= 0) & (relative < slot[at.SLOT_PAGES])
+    return (gfns - vm.config.gfn_base) & int(vm.words[at.C_GFN_MASK]), inside
+
+
+def _host_mapping(vm: Vm, pages: Words) -> tuple[Words, Words, Mask]:
+    """(frame, level, writable) of host pages; frame -1 of a page that is swapped out."""
+    level = np.full(pages.shape, vm.config.backing_level)
+    if not vm.config.spare_frames:
+        return pages, level, np.full(pages.shape, True)
+    words = vm.region("mapping")[pages]
+    changed = words != 0
+    present = ~changed | ((words & MAPPING_RWX) != 0)
+    frames = np.where(changed, (words & ~MAPPED) >> MAPPING_FRAME_SHIFT, pages)
+    level = np.where(changed, (words >> MAPPING_LEVEL_SHIFT) & 15, level)
+    return np.where(present, frames, -1), level, ~changed | ((words & spte.SPTE_W) != 0)
+
+
+def _host_text(inside: bool, frame: int, level: int, writable: bool) -> str:
+    if not inside:
+        return "no memslot there"
+    if frame < 0:
+        return "swapped the page out"
+    return f"frame {int(frame):#x} at level {int(level)}{'' if writable else ', read-only'}"

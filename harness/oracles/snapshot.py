@@ -17,7 +17,8 @@ from mmu import spte
 from mmu.machine import layout as at
 from mmu.machine.cpu import Words
 from mmu.machine.memory import WORD_BYTES
-from mmu.vm import ROOT_PAGE, Vm
+from mmu.tdp_iter import ROOT_LEVEL_BITS
+from mmu.vm import Vm
 
 Mask = npt.NDArray[np.bool_]
 
@@ -36,29 +37,62 @@ class Leafs:
 
 @dataclass(frozen=True)
 class Reached:
-    """Tables of one level that are linked from the root: page numbers and first gfns."""
+    """Tables of one level that are linked from roots: page numbers and first gfns."""
 
     level: int
     pages: Words
     gfns: Words
-    parents: Words  # word index of the entry that links each
+    parents: Words  # word index of the entry that links each; 0: a root
+    roots: Words  # page of the root that each belongs to
+
+
+@dataclass(frozen=True)
+class Root:
+    """A root on the list."""
+
+    page: int
+    level: int
+    references: int
+    invalid: bool
+    scheduled: bool
+
+    @property
+    def handle(self) -> int:
+        """What a vCPU that uses it has in its word."""
+        return self.page << ROOT_LEVEL_BITS | self.level
 
 
 class Snapshot:
-    """Everything reachable from the VM's root."""
+    """Everything reachable from the VM's roots, valid and invalid ones."""
 
     def __init__(self, vm: Vm) -> None:
         self.vm = vm
+        self.roots = list(listed_roots(vm))
         self.by_level: list[Reached] = []
-        zero = np.zeros(1, np.int64)
-        reached = Reached(vm.config.levels, np.array([ROOT_PAGE]), zero, zero)
-        while reached.level > 0 and len(reached.pages):
-            self.by_level.append(reached)
-            reached = self._children(reached)
+        nothing = np.zeros(0, np.int64)
+        above = Reached(at.LEVELS_MAX + 1, nothing, nothing, nothing, nothing)
+        while above.level > 1:
+            reached = self._with_roots(self._children(above))
+            if len(reached.pages):
+                self.by_level.append(reached)
+            above = reached
+
+    def _with_roots(self, reached: Reached) -> Reached:
+        """The tables of a level, and the roots of that level."""
+        pages = np.array([r.page for r in self.roots if r.level == reached.level], np.int64)
+        zeros = np.zeros(len(pages), np.int64)
+        return Reached(
+            reached.level,
+            np.concatenate([pages, reached.pages]),
+            np.concatenate([zeros, reached.gfns]),
+            np.concatenate([zeros, reached.parents]),
+            np.concatenate([pages, reached.roots]),
+        )
 
     def pages(self) -> Words:
-        """All linked table pages, the root included."""
-        return np.concatenate([each.pages for each in self.by_level])
+        """All linked table pages, roots included."""
+        nothing = np.zeros(0, np.int64)
+        return np.concatenate([nothing, *(each.pages for each in self.by_level)])
 
     def entries(self, reached: Reached) -> Iterator[tuple[Words, Words, Words]]:
         """(gfns, values, word indices) of a level's entries, some thousand tables at a time."""
@@ -82,20 +116,38 @@ class Snapshot:
 
     def _children(self, reached: Reached) -> Reached:
         level = reached.level - 1
-        pages, first, parents = [], [], []
-        if level > 0:
-            for gfns, values, places in self.entries(reached):
-                mask = present(values) & ~leaf(values, reached.level)
-                pages.append((values[mask] >> spte.PFN_SHIFT) & spte.PFN_MASK)
-                first.append(gfns[mask])
-                parents.append(places[mask])
+        pages, first, parents, roots = [], [], [], []
+        done = 0
+        for gfns, values, places in self.entries(reached):
+            mask = present(values) & ~leaf(values, reached.level)
+            pages.append((values[mask] >> spte.PFN_SHIFT) & spte.PFN_MASK)
+            first.append(gfns[mask])
+            parents.append(places[mask])
+            tables = np.flatnonzero(mask) // (1 << self.vm.config.bits)
+            roots.append(reached.roots[done + tables])
+            done += CHUNK_TABLES
         empty = [np.zeros(0, np.int64)]
         return Reached(
-            level,
-            np.concatenate(pages or empty),
-            np.concatenate(first or empty),
-            np.concatenate(parents or empty),
+            level, *(np.concatenate(each or empty) for each in (pages, first, parents, roots))
         )
+
+
+def listed_roots(vm: Vm) -> Iterator[Root]:
+    """The roots on the list, in its order; it ends where it leads back to itself."""
+    handle = int(vm.words[at.ROOTS])
+    seen: set[int] = set()
+    while handle and handle not in seen:
+        seen.add(handle)
+        page, level = handle >> ROOT_LEVEL_BITS, handle & 7
+        row = records(vm)[page]
+        yield Root(
+            page,
+            level,
+            int(row[at.SP_ROOT_COUNT]),
+            bool(row[at.SP_ROOT_INVALID]),
+            bool(row[at.SP_ROOT_SCHEDULED]),
+        )
+        handle = int(row[at.SP_ROOT_NEXT])
 
 
 def present(values: Words) -> Mask:

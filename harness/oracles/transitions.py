@@ -42,7 +42,6 @@ def _rules(values: Words, level: int, bits: int) -> dict[str, Words]:
     pfns = (values >> spte.PFN_SHIFT) & spte.PFN_MASK
     aligned = pfns & ((1 << bits * (level - 1)) - 1) == 0
     return {
-        "are frozen and nobody will replace them": values == spte.FROZEN,
         "are neither present nor empty": ~here
         & (values != spte.NONPRESENT)
         & (values != spte.FROZEN),

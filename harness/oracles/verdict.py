@@ -6,13 +6,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from harness.oracles import dirty, leaks, locks, mapping, memory, transitions
+from harness.oracles import (
+    balance,
+    dirty,
+    frames,
+    frozen,
+    leaks,
+    lifetime,
+    locks,
+    mapping,
+    memory,
+    progress,
+    roots,
+    tlb,
+    transitions,
+)
 from harness.oracles.snapshot import Snapshot
 from mmu.machine import layout as at
 from mmu.machine.conditions import CONDITIONS
 from mmu.vm import Vm
 
-ORACLES: tuple[ModuleType, ...] = (mapping, memory, dirty, transitions, leaks, locks)
+ORACLES: tuple[ModuleType, ...] = (
+    mapping,
+    memory,
+    tlb,
+    dirty,
+    frames,
+    lifetime,
+    frozen,
+    transitions,
+    leaks,
+    roots,
+    locks,
+    balance,
+    progress,
+)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ _WORD_NAMES = {
     at.PAGES_LOCK: "tdp_mmu_pages_lock",
     at.SLOTS_LOCK: "slots_lock",
     at.POOL_LOCK: "the page allocator's lock",
+    at.HOST_LOCK: "mmap_lock",
 }
 
 

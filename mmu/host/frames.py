@@ -1,19 +1,22 @@
-"""The host's memory: frames with owner words, the mapping per gfn, what was seen by readers.
+"""The host's memory: frames with owner words, the mapping per host page, what readers have seen.
 
-A frame is one word: `value << 39 | generation << 34 | owner`, where owner is the gfn that the
-frame belongs to, stored as its difference (xor) to the gfn that had the frame first: memory fresh
-from the host is all zero and needs no initialisation.  A guest access is one atomic operation on
-that word, so that "was it my frame?" and "what did I read or write?" are answered together.
+A frame is one word: `value << 39 | generation << 34 | owner`, where owner is the host page that
+the frame belongs to, stored as its difference (xor) to the page that had the frame first: memory
+fresh from the host is all zero and needs no initialisation.  A guest access is one atomic
+operation on that word, so that "was it my frame?" and "what did I read or write?" are answered
+together.  A free frame belongs to NOBODY.
 
-Table pages and frames share one space of pfns, tables first, as all pages of a real host do.
+Table pages and frames share one space of pfns, tables first, as all pages of a real host do.  A
+gfn's host page is its distance from the first gfn; gfns that differ only above `C_GFN_MASK` are
+places that one memslot can be moved to, so they are the same host page.
 
-A mapping word is 0 for "as at boot" (frame = gfn, backing level, read-write), else
-`1 << 62 | permission bits | level << 4 | frame << 8`.
+A mapping word is 0 for "as at boot" (frame = page, backing level, read-write), else
+`1 << 62 | permission bits | level << 4 | frame << 8`; without permissions the page is swapped out.
 """
 
 from __future__ import annotations
 
-from mmu.machine.conditions import MAPPING_OWNER, MEMORY_OLDER, warn
+from mmu.machine.conditions import FRAME_MARKED, MAPPING_OWNER, MEMORY_OLDER, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
@@ -21,6 +24,7 @@ from mmu.machine.layout import (
     C_FRAME_PFN,
     C_FRAMES,
     C_GFN_BASE,
+    C_GFN_MASK,
     C_MAPPING,
     C_MARKS,
     C_NEWEST,
@@ -42,8 +46,24 @@ MAPPING_LEVEL_SHIFT = 4
 MAPPING_FRAME_SHIFT = 8
 MAPPING_RWX = SPTE_R | SPTE_W | SPTE_X
 
+NOBODY = OWNER_MASK
+
 MARK_DIRTY = 1
 MARK_ACCESSED = 2
+MARK_SPLIT = 4  # on the first frame of a huge page that the host has split: each frame for itself
+
+
+@inlined_kernel
+def host_page(cpu: Cpu, gfn: int) -> int:
+    """The host page behind a gfn of any memslot."""
+    return (gfn - config(cpu, C_GFN_BASE)) & config(cpu, C_GFN_MASK)
+
+
+@inlined_kernel
+def boot_mapping(cpu: Cpu, page: int) -> int:
+    """What every host page is mapped to before anything changes."""
+    level = config(cpu, C_BACKING_LEVEL)
+    return MAPPED | MAPPING_RWX | level << MAPPING_LEVEL_SHIFT | page << MAPPING_FRAME_SHIFT
 
 
 @inlined_kernel
@@ -53,12 +73,9 @@ def host_mapping(cpu: Cpu, gfn: int) -> int:
     Read without a lock: the host may change it at any time, which is what the invalidate
     sequence is for.
     """
-    relative = gfn - config(cpu, C_GFN_BASE)
-    word = read_once(cpu, config(cpu, C_MAPPING) + relative)
-    if word != 0:
-        return word
-    level = config(cpu, C_BACKING_LEVEL)
-    return MAPPED | MAPPING_RWX | level << MAPPING_LEVEL_SHIFT | relative << MAPPING_FRAME_SHIFT
+    page = host_page(cpu, gfn)
+    word = read_once(cpu, config(cpu, C_MAPPING) + page)
+    return word if word != 0 else boot_mapping(cpu, page)
 
 
 @inlined_kernel
@@ -88,8 +105,8 @@ def access_frame(cpu: Cpu, gfn: int, pfn: int, access: int) -> None:
     concurrent writer can only make the access see more.  Its update may lose to another vCPU's:
     the check gets weaker by that, never wrong.
     """
-    relative = gfn - config(cpu, C_GFN_BASE)
-    newest_word = config(cpu, C_NEWEST) + relative
+    page = host_page(cpu, gfn)
+    newest_word = config(cpu, C_NEWEST) + page
     newest = hint(cpu, newest_word)
     frame = pfn - config(cpu, C_FRAME_PFN)
     word = config(cpu, C_FRAMES) + frame
@@ -100,7 +117,7 @@ def access_frame(cpu: Cpu, gfn: int, pfn: int, access: int) -> None:
         seen = read_once(cpu, word)
         now = seen
     owner = (seen & OWNER_MASK) ^ frame
-    warn(cpu, owner != relative, MAPPING_OWNER, gfn, pfn, owner + config(cpu, C_GFN_BASE))
+    warn(cpu, owner != page, MAPPING_OWNER, gfn, pfn, owner + config(cpu, C_GFN_BASE))
     _check_value(cpu, gfn, newest, (seen >> VALUE_SHIFT) & VALUE_MASK)
     value = (now >> VALUE_SHIFT) & VALUE_MASK
     if value != newest:
@@ -108,11 +125,21 @@ def access_frame(cpu: Cpu, gfn: int, pfn: int, access: int) -> None:
 
 
 @kernel
-def mark_frame(cpu: Cpu, pfn: int, marks: int) -> None:
-    """Tell the host that a frame was written or used (kvm_set_pfn_dirty, up to 6.12).
+def mark_frame(cpu: Cpu, gfn: int, pfn: int, marks: int) -> None:
+    """Tell the host that the frame of `gfn` was written or used (kvm_set_pfn_dirty, up to 6.12).
 
-    The host keeps that for the whole page that backs the frame, at its first frame (folio).
+    The host keeps that at the first frame of the page that backs it (folio).  The mark must come
+    while the frame is still the gfn's: the host looks at it once, when it takes the frame away.
     """
     pages = pages_of(cpu, config(cpu, C_BACKING_LEVEL))
-    frame = (pfn - config(cpu, C_FRAME_PFN)) & ~(pages - 1)
-    fetch_or(cpu, config(cpu, C_MARKS) + frame, marks)
+    frame = pfn - config(cpu, C_FRAME_PFN)
+    first = frame & ~(pages - 1)
+    seen = read_once(cpu, config(cpu, C_MARKS) + first)
+    if seen & MARK_SPLIT != 0 and first != frame:
+        first = frame
+        seen = read_once(cpu, config(cpu, C_MARKS) + frame)
+    owner = (hint(cpu, config(cpu, C_FRAMES) + first) & OWNER_MASK) ^ first
+    expected = host_page(cpu, gfn) - (frame - first)
+    warn(cpu, owner != expected, FRAME_MARKED, gfn, first, owner)
+    if seen & marks != marks:
+        fetch_or(cpu, config(cpu, C_MARKS) + first, marks)

@@ -19,22 +19,19 @@ from __future__ import annotations
 
 from mmu.hw.tlb import EVERYTHING, flush_tlb_block, merge_blocks
 from mmu.machine import events
+from mmu.machine.actors import actor_block
 from mmu.machine.blocking import wait_while, wake
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
-    C_ACTOR_BASE,
-    C_ACTOR_STRIDE,
     C_FLUSH_RANGE,
     C_VCPUS,
     FLUSH_BLOCK,
     H_FLUSH,
-    LOGGING,
     N_EXITS,
     N_REMOTE_FLUSH,
     N_REMOTE_FLUSH_REQUESTS,
-    PML_ON,
     REQUEST,
     REQUEST_SEEN,
     VCPU_STATE,
@@ -51,7 +48,6 @@ from mmu.machine.primitives import (
     fetch_add,
     own,
     read_once,
-    set_own,
     stopped,
     tally,
     xchg,
@@ -62,12 +58,6 @@ OUTSIDE_GUEST_MODE = 0
 IN_GUEST_MODE = 1
 SRCU_HELD = 4
 REQUEST_SHIFT = 3
-
-
-@kernel
-def actor_block(cpu: Cpu, actor: int) -> int:
-    """Word index of another actor's block."""
-    return config(cpu, C_ACTOR_BASE) + actor * config(cpu, C_ACTOR_STRIDE)
 
 
 @kernel
@@ -139,14 +129,11 @@ def flush_remote_tlbs(cpu: Cpu, gfn: int, order: int) -> None:
 
 
 @kernel
-def _serve_requests(cpu: Cpu, number: int) -> None:
-    """Do what was asked up to request `number` (vcpu_enter_guest's kvm_check_request)."""
+def flush_own_tlb(cpu: Cpu) -> None:
+    """Do the flushes that were asked for (the vCPU itself, outside the guest)."""
     block = xchg(cpu, cpu.own + FLUSH_BLOCK, 0)
     if block != 0:
         flush_tlb_block(cpu, block)
-    # KVM_REQ_UPDATE_CPU_DIRTY_LOGGING
-    set_own(cpu, PML_ON, int(read_once(cpu, LOGGING) != 0))
-    set_own(cpu, REQUEST_SEEN, number)
 
 
 @inlined_kernel
@@ -157,21 +144,6 @@ def leave_guest(cpu: Cpu, srcu: int) -> None:
     """
     xchg(cpu, cpu.own + VCPU_STATE, own(cpu, REQUEST_SEEN) << REQUEST_SHIFT | srcu)
     wake(cpu, cpu.own + VCPU_STATE)
-
-
-@inlined_kernel
-def enter_guest(cpu: Cpu) -> None:
-    """Serve what was asked, then run guest code."""
-    number = read_once(cpu, cpu.own + REQUEST)
-    while True:
-        if number != own(cpu, REQUEST_SEEN):
-            _serve_requests(cpu, number)
-        xchg(cpu, cpu.own + VCPU_STATE, number << REQUEST_SHIFT | IN_GUEST_MODE)
-        wake(cpu, cpu.own + VCPU_STATE)
-        number = read_once(cpu, cpu.own + REQUEST)
-        if number == own(cpu, REQUEST_SEEN) or stopped(cpu):
-            return
-        leave_guest(cpu, SRCU_HELD)
 
 
 @inlined_kernel

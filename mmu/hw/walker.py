@@ -8,6 +8,7 @@ if the entry changed meanwhile, the walk starts over.
 from __future__ import annotations
 
 from mmu.hw.tlb import page_entry, structure_fill, structure_lookup, tlb_fill
+from mmu.machine.conditions import LIFETIME_WALK, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel
 from mmu.machine.layout import (
@@ -18,8 +19,8 @@ from mmu.machine.layout import (
     VCPU_ROOT,
 )
 from mmu.machine.primitives import cmpxchg, config, own, read_once, set_own, stopped, tally
-from mmu.spte import ACCESS_WRITE, ACCESSED, DIRTY, LEVEL_4K, PS, RWX
-from mmu.tdp_iter import child_table, index_of, root_level
+from mmu.spte import ACCESS_WRITE, ACCESSED, DIRTY, LEVEL_4K, PS, RWX, is_poison
+from mmu.tdp_iter import child_table, index_of, root_level, root_table
 
 # What a walk that grants nothing reports (bits 3 to 5 of the exit qualification, condensed).
 VIOLATION_NOT_PRESENT = 0
@@ -54,12 +55,14 @@ def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
     level = LEVEL_4K
     table = structure_lookup(cpu, gfn)
     if table == 0:
-        level = root_level(cpu)
-        table = own(cpu, VCPU_ROOT)
+        root = own(cpu, VCPU_ROOT)
+        level = root_level(root)
+        table = root_table(cpu, root)
     while True:
         sptep = table + index_of(cpu, gfn, level)
         spte = read_once(cpu, sptep)
         if spte & RWX == 0:
+            warn(cpu, is_poison(spte), LIFETIME_WALK, gfn, sptep, level)
             return VIOLATION_NOT_PRESENT
         if level == LEVEL_4K or spte & PS != 0:
             break

@@ -11,6 +11,8 @@ read-modify-writes or lie between two, so either the waker sees the sleeper, or 
 second look sees the change; and a GATE read before the waker's increment makes the sleep return
 at once.  Reading GATE after the second look loses wake-ups (a test shows it).
 
+A few words have no line of their own to sleep on (an entry, an RCU section): `spin_while`.
+
 Fairness.  A newcomer lets waiting writers go first, but only for one exclusive phase; whoever
 already runs may barge past sleepers.  Strict queueing would cost a context switch per
 acquisition as soon as there are more processes than cores.
@@ -177,6 +179,20 @@ def _wait_slow(cpu: Cpu, line: int, value: int) -> None:
 
 
 @kernel
+def _spin_slow(cpu: Cpu, addr: int, value: int) -> None:
+    """Spin, then give up the core again and again, while the word is `value`."""
+    set_own(cpu, WAITING_FOR, addr)
+    while raw_load(cpu, addr) == value:
+        for _ in range(SPINS_MAX):
+            if raw_load(cpu, addr) != value:
+                break
+            pause(cpu)
+        else:
+            yield_core(cpu)
+    set_own(cpu, WAITING_FOR, 0)
+
+
+@kernel
 def wait_briefly(cpu: Cpu, line: int, value: int) -> int:
     """The supervisor's wait: sleep while the word is `value`, at most 50 ms; the word.
 
@@ -232,6 +248,14 @@ def wait_while(cpu: Cpu, addr: int, value: int) -> None:
         return
     if int(cpu.words[addr]) == value:
         raise RuntimeError(f"wait_while on word {addr} ran while it was not enabled")
+
+
+def spin_while(cpu: Cpu, addr: int, value: int) -> None:
+    """`wait_while` for a word whose writers wake nobody: a short time, on a word without a line.
+
+    The same step for whoever watches; in stress the actor does not sleep.
+    """
+    wait_while(cpu, addr, value)
 
 
 def _acquire_fast(cpu: Cpu, addr: int, mask: int, value: int, amount: int) -> int:
@@ -328,6 +352,15 @@ def _compiled_wait_while(cpu: Any, addr: Any, value: Any) -> Any:
     def implementation(cpu: Any, addr: Any, value: Any) -> None:
         if _wait_fast(cpu, addr, value) == 0:
             _wait_slow(cpu, addr, value)
+
+    return implementation
+
+
+@overload(spin_while, inline="never")
+def _compiled_spin_while(cpu: Any, addr: Any, value: Any) -> Any:
+    def implementation(cpu: Any, addr: Any, value: Any) -> None:
+        if _wait_fast(cpu, addr, value) == 0:
+            _spin_slow(cpu, addr, value)
 
     return implementation
 

@@ -32,17 +32,30 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TRANSITION_LADDER,
     TRANSITION_LEVEL,
     TRANSITION_NONPRESENT,
-    TRANSITION_FROZEN,
+    FROZEN_CHANGED,
     LOCK_MODE,
     LOCK_ORDER,
     LOCK_WRITERS,
     LOCK_SLEEP,
     LOCK_HELD,
-    TRANSITION_REMOVED,
+    FROZEN_LOST,
     LIFETIME_OUTSIDE,
     LEAK_EXHAUSTED,
     DIRTY_LOST,
-) = range(1, 18)
+    LIFETIME_POISON,
+    LIFETIME_WALK,
+    FRAME_MARKED,
+    FRAME_DOUBLE,
+    MAPPING_MMIO,
+    ZAP_NONPRESENT,
+    ROOT_UNREFERENCED,
+    ROOT_REFERENCES,
+    ROOT_VALID,
+    ROOT_INVALID_USED,
+    LEAK_ROOT,
+    BALANCE_IN_PROGRESS,
+    BALANCE_USERS,
+) = range(1, 31)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -67,10 +80,42 @@ CONDITIONS: dict[int, tuple[str, str]] = {
         "transitions",
         "entry at word {a} went from non-present {b:#x} to non-present {c:#x}",
     ),
-    TRANSITION_FROZEN: (
-        "transitions",
-        "frozen entry at word {a} was about to be changed to {c:#x}",
+    FROZEN_CHANGED: ("frozen", "frozen entry at word {a} was about to be changed to {c:#x}"),
+    FROZEN_LOST: (
+        "frozen",
+        "entry at word {a} was changed to {b:#x} while somebody else had frozen it",
     ),
+    LIFETIME_POISON: (
+        "lifetime",
+        "table page {c} was written at word {a} after it had been freed: it holds {b:#x}",
+    ),
+    LIFETIME_WALK: (
+        "lifetime",
+        "gfn {a:#x}: a walk at level {c} read word {b}, which belongs to a freed table",
+    ),
+    FRAME_MARKED: (
+        "frames",
+        "gfn {a:#x}: frame {b:#x} was marked dirty or accessed, but it belongs to host page {c:#x}",
+    ),
+    FRAME_DOUBLE: (
+        "frames",
+        "frame {a:#x} was given to host page {b:#x} while it belonged to host page {c:#x}",
+    ),
+    MAPPING_MMIO: (
+        "mapping",
+        "gfn {a:#x} was emulated as a device, but the memslot at word {b} is only about to go",
+    ),
+    ZAP_NONPRESENT: (
+        "transitions",
+        "entry at word {a} (gfn {c:#x}) was to be zapped while it was not present ({b:#x})",
+    ),
+    ROOT_UNREFERENCED: ("roots", "root page {a} was zapped with {b} references: nobody keeps it"),
+    ROOT_REFERENCES: ("roots", "root page {a} was put with {b} references (case {c})"),
+    ROOT_VALID: ("roots", "root page {a} lost its last reference while it was valid"),
+    ROOT_INVALID_USED: ("roots", "root page {a} is invalid, and somebody who does not zap uses it"),
+    LEAK_ROOT: ("leaks", "root page {a} was freed while entry {b} was {c:#x}"),
+    BALANCE_IN_PROGRESS: ("balance", "{b} invalidations are in progress"),
+    BALANCE_USERS: ("balance", "a VM with {b} users was destroyed"),
     LIFETIME_OUTSIDE: ("lifetime", "step {b} was about to touch word {a}, outside the block"),
     LEAK_EXHAUSTED: ("leaks", "gfn {a:#x}: no page-table page is left, {b} were handed out"),
     LOCK_MODE: ("locks", "a function that needs lock {a} ran while its actor held {b:#x}"),
@@ -78,10 +123,6 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     LOCK_WRITERS: ("locks", "mmu_lock has two exclusive holders (word {a}): {b} and {c}"),
     LOCK_SLEEP: ("locks", "something that may sleep ran while {b:#x} was held"),
     LOCK_HELD: ("locks", "an actor came to rest while it held {b:#x}"),
-    TRANSITION_REMOVED: (
-        "transitions",
-        "gfn {a:#x}: a table was replaced by {c:#x} ({b:#x} before)",
-    ),
     DIRTY_LOST: (
         "dirty",
         "gfn {a:#x} was written and no harvest names it: it holds {b:#x}, its copy {c:#x}",

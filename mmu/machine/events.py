@@ -54,6 +54,14 @@ RCU_LEAVE = 7
 TABLE_ALLOC = 8  # page
 TABLE_FREE = 9  # page
 SPLIT_HUGE_PAGE = 10  # gfn, level, result
+PREPARE_ZAP = 11  # page of a removed table, gfn, level
+ROOT_GET = 12  # page, references before
+ROOT_PUT = 13  # page, references before
+ZAP_ALL_FAST = 14
+INVALIDATE_RANGE_START = 15  # first gfn, end, sequence
+INVALIDATE_RANGE_END = 16  # first gfn, end, sequence
+FRAME_FREE = 17  # frame, gfn
+ROOT_ZAPPED = 18  # page
 
 # Costs without a step: kind = COST + kind of cost, a = amount.
 COST = 128

@@ -1,18 +1,16 @@
-"""Where every shared word lives: one table, one allocator, no number typed twice.
+"""Where every shared word lives: one table, no number typed twice.
 
-Constants here are of three kinds.  *Header words* have fixed places, since kernels need them
+Constants here are of two kinds.  *Header words* have fixed places, since kernels need them
 before they know anything; each that several actors write has a cache line of its own (a
 statistic on the lock's line costs a third of the throughput at 96 vCPUs).  *Offsets* are places
-inside a record: an actor's block, a table's record, a memslot.  *Regions* (tables, frames,
-bitmaps, ...) depend on the run's options: `Layout` places them, and their starts are header words
-(`C_*`) that never change after set-up, because a compiled kernel freezes Python constants.
+inside a record: an actor's block, a table's record, a memslot.  Regions (tables, frames, bitmaps,
+...) depend on the run's options: `mmu.machine.regions` places them, and their starts are header
+words (`C_*`) that never change after set-up, because a compiled kernel freezes Python constants.
 
-Names are unpacked from consecutive ranges, so two of them cannot overlap; regions are checked.
+Names are unpacked from consecutive ranges, so two of them cannot overlap.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 LINE = 8  # words per cache line
 ENTRIES_MAX = 512
@@ -63,26 +61,40 @@ ACTORS_MAX = 4096  # the request walk and the 12-bit actor number in violation r
     C_FLUSH_RANGE,
     C_BACKING_LEVEL,
     C_WORKLOAD,  # words that the workload uses as it likes
+    C_GFN_MASK,  # gfns that differ above it are other places of the same host page
+    C_RCU_BATCH,  # removed tables that an actor keeps before it waits for readers
+    C_ROOT_LIFE,
+    C_ZAP_BY,
+    C_ZAP_STEPS,
+    C_FREE_FRAMES,  # the host's stack of free frames
+    C_DISK,  # what the host has written back, one value per host page
     CONFIG_END,
-) = range(42)
+) = range(49)
 
 # --- Header: words that change, each group on lines of its own ---------------------------------
 
 # A lock is a line: the word, its event count, its sleepers, finished exclusive phases, its owner.
 GATE, SLEEPERS, PHASES, OWNER = range(1, 5)
 
-_LINES = [64 + LINE * i for i in range(18)]
+_LINES = [64 + LINE * i for i in range(25)]
 (
     MMU_LOCK,
     PAGES_LOCK,  # tdp_mmu_pages_lock: the possible-NX list
     SLOTS_LOCK,
     POOL_LOCK,  # the host's page allocator
     POOL,
-    ROOT,
+    HOST_LOCK,  # the host's mmap_lock: who changes mappings
+    HOST,
+    ROOTS,  # head of tdp_mmu_roots (RCU; writers under PAGES_LOCK)
+    USERS,  # kvm->users_count: 0 while the VM dies
+    ZAP_QUEUED,  # roots handed to the zap worker so far
+    ZAP_FINISHED,  # ... and of these, those it has finished
+    NOTIFIERS,  # mn_active_invalidate_count, in units of NOTIFIER_UNIT
+    INVALIDATE,
     STAT_PAGES_4K,  # kvm_stat pages_4k, pages_2m, pages_1g
     STAT_PAGES_2M,
     STAT_PAGES_1G,
-    STAT_TABLES,  # tables linked below the root
+    STAT_TABLES,  # tables linked below roots
     STAT_NX_SPLITS,
     NX_LIST,  # head of possible_nx_huge_pages (under PAGES_LOCK): a table page, 0 if empty
     LOGGING,  # nr_memslots_dirty_logging, where that switches PML on
@@ -95,6 +107,9 @@ _LINES = [64 + LINE * i for i in range(18)]
 HEADER_WORDS = _HEADER_LAST + LINE
 POOL_TOP = POOL  # how many pages the stack holds
 POOL_FRESH = POOL + 1  # pages below this number were handed out at least once
+HOST_FREE_TOP = HOST  # how many free frames the host's stack holds
+# Written under mmu_lock (write), read without it: the invalidations under way and their range.
+INVALIDATE_SEQ, IN_PROGRESS, RANGE_START, RANGE_END = range(INVALIDATE, INVALIDATE + 4)
 
 # --- An actor's block ---------------------------------------------------------------------------
 
@@ -102,7 +117,7 @@ POOL_FRESH = POOL + 1  # pages below this number were handed out at least once
 VCPU_STATE = 0  # with GATE and SLEEPERS
 # Line 1, written by others: what the vCPU is asked to do.
 REQUEST, FLUSH_BLOCK = range(LINE, LINE + 2)
-# Line 2: read-side announcement of RCU.
+# Line 2: RCU read sections entered and left so far: odd inside one.
 RCU_SECTION = 2 * LINE
 # Line 3 and 4: what the actor tells the supervisor.
 (
@@ -143,8 +158,20 @@ ITERATOR, ITERATOR_INNER = 7 * LINE, 9 * LINE
 TABLE_CACHE_MAX = 40  # KVM_ARCH_NR_OBJS_PER_MEMORY_CACHE
 TABLE_CACHE_COUNT = 11 * LINE
 TABLE_CACHE = TABLE_CACHE_COUNT + 1
-# Lines 17 to 24: counters.
-COUNTERS = 17 * LINE
+# Line 17: removed tables that wait for readers, the role of the root to load, retries of a fault.
+(
+    DEFERRED,  # page number of the first, 0: none
+    DEFERRED_COUNT,
+    VISITED,  # entries of removed tables since the last yield check
+    ROLE,  # of the vCPU's root: address space << 3 | level, 0 in it: the VM's level
+    RETRIES,  # of the present fault, in a row
+    MN_SEQ,  # mmu_invalidate_seq as the present fault read it
+) = range(17 * LINE, 17 * LINE + 6)
+# Lines 18 and 19: where the removal of a table stands, a page and an index for each level.
+REMOVED_PAGE = 18 * LINE
+REMOVED_INDEX = 19 * LINE
+# Lines 20 to 27: counters.
+COUNTERS = 20 * LINE
 COUNTER_NAMES = (
     "accesses",  # guest accesses that completed
     "reads",
@@ -182,6 +209,19 @@ COUNTER_NAMES = (
     "lock_write_wait_ticks",
     "lock_read_wait_ticks_max",
     "lock_write_wait_ticks_max",
+    "tables_freed",
+    "grace_periods",
+    "roots_created",
+    "roots_zapped",
+    "roots_invalidated",
+    "roots_freed",
+    "sptes_zapped",
+    "notifier_unmaps",
+    "host_faults",
+    "host_writebacks",
+    "slots_changed",
+    "entries_between_checks_max",
+    "fault_retries_max",
 )
 (
     N_ACCESSES,
@@ -220,15 +260,46 @@ COUNTER_NAMES = (
     N_LOCK_WRITE_WAIT,
     N_LOCK_READ_WAIT_MAX,
     N_LOCK_WRITE_WAIT_MAX,
+    N_TABLES_FREED,
+    N_GRACE_PERIODS,
+    N_ROOTS_CREATED,
+    N_ROOTS_ZAPPED,
+    N_ROOTS_INVALIDATED,
+    N_ROOTS_FREED,
+    N_SPTES_ZAPPED,
+    N_NOTIFIER_UNMAPS,
+    N_HOST_FAULTS,
+    N_HOST_WRITEBACKS,
+    N_SLOTS_CHANGED,
+    N_BETWEEN_CHECKS_MAX,
+    N_FAULT_RETRIES_MAX,
 ) = range(COUNTERS, COUNTERS + len(COUNTER_NAMES))
-COUNTERS_MAX_NAMES = ("lock_read_wait_ticks_max", "lock_write_wait_ticks_max")
+COUNTERS_MAX_NAMES = tuple(name for name in COUNTER_NAMES if name.endswith("_max"))
 # The supervisor's phase number for this actor, with GATE and SLEEPERS.
 ACTOR_COMMAND = COUNTERS + 8 * LINE
 ACTOR_FIXED_WORDS = ACTOR_COMMAND + LINE
 
 # Latency histograms, one after the other at offset C_HISTOGRAMS.
-HISTOGRAM_NAMES = ("fault", "vcpu_block", "rcu_section", "remote_flush", "mmu_lock_write")
-H_FAULT, H_BLOCK, H_RCU_SECTION, H_FLUSH, H_WRITE_LOCK = range(len(HISTOGRAM_NAMES))
+HISTOGRAM_NAMES = (
+    "fault",
+    "vcpu_block",
+    "rcu_section",
+    "remote_flush",
+    "mmu_lock_write",
+    "between_yield_checks",
+    "zap_root",
+    "root_drop",
+)
+(
+    H_FAULT,
+    H_BLOCK,
+    H_RCU_SECTION,
+    H_FLUSH,
+    H_WRITE_LOCK,
+    H_BETWEEN_CHECKS,
+    H_ZAP_ROOT,
+    H_ROOT_DROP,
+) = range(len(HISTOGRAM_NAMES))
 HISTOGRAM_SUB_BITS = 4  # 16 buckets per octave: 6 % wide
 HISTOGRAM_WORDS = 48 << HISTOGRAM_SUB_BITS
 
@@ -241,127 +312,34 @@ HISTOGRAM_WORDS = 48 << HISTOGRAM_SUB_BITS
     SP_NX_DISALLOWED,
     SP_NX_NEXT,  # possible_nx_huge_pages, under PAGES_LOCK
     SP_NX_PREVIOUS,
-    SP_LINKED,
+    SP_STATE,  # one of SP_FRESH ...
     SP_GENERATION,
 ) = range(LINE)
 RECORD_WORDS = LINE
+# A page's states: as the host gave it; linked; removed but perhaps still read; poisoned.
+SP_FRESH, SP_LINKED, SP_REMOVED, SP_FREE = range(4)
+# A root has no parent, no gfn and is on no NX list: the same words hold what only roots have.
+SP_ROOT_ROLE = SP_GFN
+SP_ROOT_COUNT = SP_PARENT
+SP_ROOT_INVALID = SP_NX_DISALLOWED
+SP_ROOT_NEXT = SP_NX_NEXT  # a root handle, 0: the last
+SP_ROOT_SCHEDULED = SP_NX_PREVIOUS  # somebody is to zap it and owns a reference for that
+# While a removed page waits for readers:
+SP_DEFERRED_NEXT = SP_NX_NEXT
 
 # --- A memslot, one line -------------------------------------------------------------------------
 
 (
-    SLOT_BASE,  # first gfn
+    SLOT_PLACE,  # first gfn << 2 | state: the only word that changes when a slot comes, goes, moves
+    SLOT_HOME,  # first gfn of its host memory
     SLOT_PAGES,
     SLOT_LOGGED,  # KVM_MEM_LOG_DIRTY_PAGES
     SLOT_BITMAP,  # word index
     SLOT_HARVEST,  # word index of the copy that GET_DIRTY_LOG returns
-) = range(5)
+) = range(6)
 SLOT_WORDS = LINE
+# INVALID: it is about to go or to move (KVM_MEMSLOT_INVALID), accesses must be tried again.
+SLOT_ABSENT, SLOT_PRESENT, SLOT_INVALID = range(3)
 BITMAP_BITS = 32  # pages per bitmap word: bit 63 would make words negative
 
 MAGIC = 0x7D9_0001
-
-
-@dataclass(frozen=True)
-class Region:
-    """A named run of words."""
-
-    name: str
-    start: int
-    words: int
-
-    @property
-    def end(self) -> int:
-        """The first word behind it."""
-        return self.start + self.words
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What decides where things lie.  Sizes in entries, pages or frames, never bytes."""
-
-    actors: int
-    vcpus: int
-    table_pages: int
-    gfn_base: int
-    gfn_count: int
-    slots: tuple[tuple[int, int], ...]  # (first gfn, pages)
-    bits: int = 9
-    levels: int = 4
-    spare_frames: int = 0
-    tlb_bits: tuple[int, int, int, int] = (10, 8, 4, 6)  # 4K, 2M, 1G, paging structures
-    pml_size: int = 512
-    histograms: bool = True
-    workload_words: int = 0
-
-
-@dataclass
-class Layout:
-    """Every region of the block that `shape` asks for, in order, line-aligned, not overlapping."""
-
-    shape: Shape
-    regions: dict[str, Region] = field(default_factory=dict)
-    words: int = HEADER_WORDS
-    tlb_offset: int = 0
-    pml_offset: int = 0
-    histogram_offset: int = 0
-    actor_stride: int = 0
-
-    def __post_init__(self) -> None:
-        shape = self.shape
-        if not 1 <= shape.actors <= ACTORS_MAX:
-            raise ValueError(f"{shape.actors} actors: 1 to {ACTORS_MAX} are possible")
-        self.tlb_offset = ACTOR_FIXED_WORDS
-        self.pml_offset = self.tlb_offset + sum(2 << bits for bits in shape.tlb_bits)
-        self.histogram_offset = _aligned(self.pml_offset + shape.pml_size, LINE)
-        histograms = len(HISTOGRAM_NAMES) * HISTOGRAM_WORDS if shape.histograms else 0
-        # Odd multiples of a line, so that the hot lines of 96 actors spread over cache sets.
-        self.actor_stride = _aligned(self.histogram_offset + histograms, 2 * LINE) + LINE
-        frames = shape.gfn_count + shape.spare_frames
-        self._place("actors", shape.actors * self.actor_stride)
-        self._place("records", shape.table_pages * RECORD_WORDS)
-        self._place("pool", shape.table_pages)
-        self._place("workload", shape.workload_words)
-        self._place("slots", len(shape.slots) * SLOT_WORDS)
-        for number, (_, pages) in enumerate(shape.slots):
-            self._place(f"bitmap {number}", bitmap_words(pages))
-            self._place(f"harvest {number}", bitmap_words(pages))
-        self._place("tables", shape.table_pages << shape.bits, align=ENTRIES_MAX)
-        self._place("mapping", shape.gfn_count, align=ENTRIES_MAX)
-        self._place("frames", frames, align=ENTRIES_MAX)
-        self._place("marks", frames, align=ENTRIES_MAX)
-        self._place("newest", shape.gfn_count, align=ENTRIES_MAX)
-        self.words = _aligned(self.words, ENTRIES_MAX)
-        check_regions(list(self.regions.values()), self.words)
-
-    def _place(self, name: str, words: int, align: int = LINE) -> None:
-        start = _aligned(self.words, align)
-        self.regions[name] = Region(name, start, words)
-        self.words = start + words
-
-    def start(self, name: str) -> int:
-        """First word of a region."""
-        return self.regions[name].start
-
-    def actor(self, number: int) -> int:
-        """First word of an actor's block."""
-        return self.start("actors") + number * self.actor_stride
-
-
-def bitmap_words(pages: int) -> int:
-    """Words of a dirty bitmap."""
-    return -(-pages // BITMAP_BITS)
-
-
-def check_regions(regions: list[Region], words: int) -> None:
-    """Raise ValueError unless the regions lie in order behind the header and inside the block."""
-    end = HEADER_WORDS
-    for region in sorted(regions, key=lambda each: each.start):
-        if region.start < end:
-            raise ValueError(f"region {region.name!r} starts at {region.start}, before word {end}")
-        end = region.end
-    if end > words:
-        raise ValueError(f"regions end at word {end}, the block has {words}")
-
-
-def _aligned(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

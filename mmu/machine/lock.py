@@ -1,9 +1,9 @@
 """The locks of the model, their order, and what an actor holds.
 
-`slots_lock` -> `mmu_lock` (read or write) -> `tdp_mmu_pages_lock`; the host's page allocator
-(`pool`) is a lock that may sleep: nothing else may be held.  `HELD` in the actor's own block says
-what it holds; `assert_*` are the first statement of a function that has a precondition, as
-lockdep's are in the kernel.
+`slots_lock` or the host's `mmap_lock` -> `mmu_lock` (read or write) -> `tdp_mmu_pages_lock`; the
+host's page allocator (`pool`) is a lock that may sleep: nothing that spins may be held.  `HELD` in
+the actor's own block says what it holds; `assert_*` are the first statement of a function that has
+a precondition, as lockdep's are in the kernel.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     H_WRITE_LOCK,
     HELD,
+    HOST_LOCK,
     MMU_LOCK,
     OWNER,
     PAGES_LOCK,
@@ -38,6 +39,7 @@ HELD_PAGES = 4
 HELD_SLOTS = 8
 HELD_POOL = 16
 HELD_RCU = 32
+HELD_HOST = 64
 HELD_MMU = HELD_MMU_READ | HELD_MMU_WRITE
 
 LOCK_NAMES = {
@@ -47,6 +49,7 @@ LOCK_NAMES = {
     HELD_SLOTS: "slots_lock",
     HELD_POOL: "page allocator",
     HELD_RCU: "RCU read section",
+    HELD_HOST: "mmap_lock",
 }
 
 
@@ -77,7 +80,7 @@ def assert_held(cpu: Cpu, wanted: int) -> None:
 def assert_may_sleep(cpu: Cpu) -> None:
     """Neither a spinning lock nor an RCU section may be held (might_sleep)."""
     held = own(cpu, HELD)
-    warn(cpu, held & ~HELD_SLOTS != 0, LOCK_SLEEP, 0, held, 0)
+    warn(cpu, held & ~(HELD_SLOTS | HELD_HOST) != 0, LOCK_SLEEP, 0, held, 0)
 
 
 @inlined_kernel
@@ -159,6 +162,22 @@ def slots_lock(cpu: Cpu) -> None:
 def slots_unlock(cpu: Cpu) -> None:
     """Release slots_lock."""
     _unlock(cpu, SLOTS_LOCK, HELD_SLOTS)
+
+
+@kernel
+def host_lock(cpu: Cpu) -> None:
+    """The host's mmap_lock: whoever changes mappings or gives out frames.
+
+    Never inside slots_lock: notifiers run under this one and must not wait for that one.
+    """
+    assert_may_sleep(cpu)
+    _lock(cpu, HOST_LOCK, ~0, HELD_HOST)
+
+
+@kernel
+def host_unlock(cpu: Cpu) -> None:
+    """Release mmap_lock."""
+    _unlock(cpu, HOST_LOCK, HELD_HOST)
 
 
 @kernel

@@ -27,6 +27,7 @@ from mmu.tdp_iter import (
     iter_start,
     level_shift,
     root_level,
+    root_table,
 )
 from mmu.tdp_mmu import DONE, cond_resched, set_spte_atomic
 
@@ -62,8 +63,8 @@ def clear_bits_in_slot(cpu: Cpu, root: int, start: int, end: int, min_level: int
 @kernel
 def _leaf_table(cpu: Cpu, root: int, gfn: int) -> int:
     """Word index of the level-1 table that maps `gfn`, 0 if there is none."""
-    table = root
-    level = root_level(cpu)
+    table = root_table(cpu, root)
+    level = root_level(root)
     while level > LEVEL_4K:
         spte = read_once(cpu, table + index_of(cpu, gfn, level))
         if not is_present(spte) or is_leaf(spte, level):
@@ -74,7 +75,7 @@ def _leaf_table(cpu: Cpu, root: int, gfn: int) -> int:
 
 
 @kernel
-def _clear_entry(cpu: Cpu, sptep: int, bits: int) -> int:
+def _clear_entry(cpu: Cpu, sptep: int, gfn: int, bits: int) -> int:
     """Take `bits` from one 4K leaf by an atomic AND; 1 if it had any."""
     spte = read_once(cpu, sptep)
     if not is_present(spte) or spte & bits == 0:
@@ -82,7 +83,7 @@ def _clear_entry(cpu: Cpu, sptep: int, bits: int) -> int:
     replaced = fetch_and(cpu, sptep, ~bits)
     emit(cpu, events.SPTE_CHANGED, sptep, replaced, replaced & ~bits)
     if replaced & bits & DIRTY != 0:
-        mark_frame(cpu, pfn_of(replaced), MARK_DIRTY)
+        mark_frame(cpu, gfn, pfn_of(replaced), MARK_DIRTY)
     return 1
 
 
@@ -105,6 +106,6 @@ def clear_bits_masked(cpu: Cpu, root: int, first_gfn: int, mask: int, bits: int)
             covered = gfn >> level_shift(cpu, 2)
             table = _leaf_table(cpu, root, gfn)
         if table != 0:
-            changed += _clear_entry(cpu, table + index_of(cpu, gfn, LEVEL_4K), bits)
+            changed += _clear_entry(cpu, table + index_of(cpu, gfn, LEVEL_4K), gfn, bits)
     tally(cpu, N_DIRTY_CLEARED, changed)
     return changed

@@ -6,26 +6,39 @@ whoever loses a race gives the guest another try.
 
 from __future__ import annotations
 
+from mmu.hw.vcpu import flush_remote_tlbs
+from mmu.machine.conditions import LIFETIME_WALK, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import C_HUGE_SPLIT, C_NX_HUGE_PAGES
 from mmu.machine.lock import HELD_MMU_READ, assert_held
 from mmu.machine.primitives import config, read_once, stopped
+from mmu.nx_list import track_possible_nx_huge_page
 from mmu.pages import alloc_table, free_unlinked_table, init_child_sp
 from mmu.policy import SPLIT_ZAP
 from mmu.spte import (
     ACCESS_EXECUTE,
     FROZEN,
     LEVEL_4K,
+    MMU_WRITABLE,
     is_frozen,
     is_leaf,
+    is_poison,
     is_present,
     make_leaf,
 )
-from mmu.tdp.nx import adjusted_goal, track_possible_nx_huge_page
+from mmu.tdp.nx import adjusted_goal
 from mmu.tdp.split import link_sp, split_huge_page
 from mmu.tdp.zap import zap_leaf_atomic
-from mmu.tdp_iter import child_table, index_of, root_level, round_gfn, table_of_page
+from mmu.tdp_iter import (
+    child_table,
+    index_of,
+    level_shift,
+    root_level,
+    root_table,
+    round_gfn,
+    table_of_page,
+)
 from mmu.tdp_mmu import DONE, set_spte_atomic
 
 RET_PF_RETRY = 1
@@ -37,9 +50,17 @@ RET_PF_SPURIOUS = 5
 
 @inlined_kernel
 def _install_leaf(
-    cpu: Cpu, sptep: int, gfn: int, level: int, old: int, pfn: int, writable: int
+    cpu: Cpu, sptep: int, gfn: int, level: int, old: int, pfn: int, access: int, writable: int
 ) -> int:
-    """The goal level is reached: put the leaf there (tdp_mmu_map_handle_target_level)."""
+    """The goal level is reached: put the leaf there (tdp_mmu_map_handle_target_level).
+
+    A table in its place is removed with all below it; whatever cached a part of it is flushed
+    before this RCU section ends, and so before the table is freed.
+    """
+    was_leaf = is_present(old) and is_leaf(old, level)
+    if was_leaf and old & access == access:
+        # Somebody else was faster, or the vCPU's cached translation was older (6.13).
+        return RET_PF_SPURIOUS
     first = round_gfn(cpu, gfn, level)
     executable = level == LEVEL_4K or config(cpu, C_NX_HUGE_PAGES) == 0
     new = make_leaf(pfn - (gfn - first), level, writable, executable)
@@ -47,6 +68,8 @@ def _install_leaf(
         return RET_PF_SPURIOUS
     if set_spte_atomic(cpu, sptep, first, level, old, new) != DONE:
         return RET_PF_RETRY
+    if is_present(old) and (not was_leaf or old & ~new & MMU_WRITABLE != 0):
+        flush_remote_tlbs(cpu, first, level_shift(cpu, level))
     return RET_PF_FIXED
 
 
@@ -87,7 +110,7 @@ def _make_room(cpu: Cpu, sptep: int, gfn: int, level: int, old: int) -> int:
 def tdp_mmu_map(
     cpu: Cpu, root: int, gfn: int, access: int, requested: int, pfn: int, writable: int
 ) -> int:
-    """Make `gfn` accessible below table `root`; a RET_PF_* code.
+    """Make `gfn` accessible below `root`; a RET_PF_* code.
 
     `requested` is the highest level that memslot, host mapping and logging allow, `pfn` the
     frame of `gfn` itself.
@@ -95,8 +118,8 @@ def tdp_mmu_map(
     assert_held(cpu, HELD_MMU_READ)
     huge_disallowed = access & ACCESS_EXECUTE != 0 and config(cpu, C_NX_HUGE_PAGES) != 0
     goal = LEVEL_4K if huge_disallowed else requested
-    level = root_level(cpu)
-    table = root
+    level = root_level(root)
+    table = root_table(cpu, root)
     while not stopped(cpu):
         sptep = table + index_of(cpu, gfn, level)
         spte = read_once(cpu, sptep)
@@ -104,11 +127,11 @@ def tdp_mmu_map(
         # Frozen first, level second: a frozen target entry must not be written either.
         if is_frozen(spte):
             return RET_PF_RETRY
+        warn(cpu, is_poison(spte), LIFETIME_WALK, gfn, sptep, level)
+        if level <= goal:
+            return _install_leaf(cpu, sptep, gfn, level, spte, pfn, access, writable)
         if is_present(spte) and not is_leaf(spte, level):
-            # Tables stay, also where a huge page could be mapped: nobody frees one yet.
             table = child_table(cpu, spte)
-        elif level <= goal:
-            return _install_leaf(cpu, sptep, gfn, level, spte, pfn, writable)
         else:
             spte = _make_room(cpu, sptep, gfn, level, spte)
             if is_frozen(spte):

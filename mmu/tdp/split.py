@@ -17,6 +17,7 @@ from mmu.machine.layout import (
     N_TABLES_LINKED,
     SP_LINKED,
     SP_PARENT,
+    SP_STATE,
     STAT_TABLES,
     TABLE_CACHE_COUNT,
 )
@@ -24,6 +25,7 @@ from mmu.machine.lock import HELD_MMU, HELD_MMU_READ, assert_held, mmu_read_lock
 from mmu.machine.primitives import config, count, emit, own, poke, set_own, stopped, tally
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.pages import alloc_table, free_unlinked_table, init_child_sp, record_of, topup_table_cache
+from mmu.removed import update_page_stats
 from mmu.spte import (
     LEVEL_2M,
     SPTE_X,
@@ -44,7 +46,7 @@ from mmu.tdp_iter import (
     pages_of,
     table_of_page,
 )
-from mmu.tdp_mmu import DONE, cond_resched, set_spte_atomic, update_page_stats
+from mmu.tdp_mmu import DONE, cond_resched, set_spte_atomic
 
 SPLIT_FAILED = -12  # -ENOMEM
 
@@ -53,7 +55,7 @@ SPLIT_FAILED = -12  # -ENOMEM
 def link_sp(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, page: int) -> int:
     """Publish a table that is ready (tdp_mmu_link_sp); DONE, or the entry's present value."""
     poke(cpu, record_of(cpu, page) + SP_PARENT, sptep)
-    poke(cpu, record_of(cpu, page) + SP_LINKED, 1)
+    poke(cpu, record_of(cpu, page) + SP_STATE, SP_LINKED)
     result = set_spte_atomic(cpu, sptep, gfn, level, old, make_nonleaf(page))
     if result == DONE:
         tally(cpu, N_TABLES_LINKED, 1)

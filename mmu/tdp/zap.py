@@ -1,17 +1,47 @@
-"""Take a mapping away."""
+"""Take mappings away: one leaf, the leafs of a range, a whole root.
+
+Nobody who zaps flushes by himself.  A range zap tells its caller that a flush is owed; a root's
+zap owes none, since a vCPU that could use the root flushes when it loads another one.
+"""
 
 from __future__ import annotations
 
-from mmu.host.frames import MARK_ACCESSED, mark_frame
 from mmu.hw.vcpu import flush_remote_tlbs
+from mmu.machine import events
+from mmu.machine.conditions import ROOT_UNREFERENCED, ZAP_NONPRESENT, warn
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
-from mmu.machine.layout import N_HUGE_ZAPPED
-from mmu.machine.lock import HELD_MMU_READ, assert_held
-from mmu.machine.primitives import tally
-from mmu.spte import ACCESSED, FROZEN, pfn_of
-from mmu.tdp_iter import level_shift
-from mmu.tdp_mmu import DONE, set_spte_atomic, unfreeze_spte
+from mmu.machine.histogram import record_latency
+from mmu.machine.kernel import inlined_kernel, kernel
+from mmu.machine.layout import (
+    C_ZAP_STEPS,
+    H_ZAP_ROOT,
+    HELD,
+    ITERATOR,
+    N_HUGE_ZAPPED,
+    N_ROOTS_ZAPPED,
+    SP_ROOT_COUNT,
+)
+from mmu.machine.lock import HELD_MMU, HELD_MMU_READ, HELD_MMU_WRITE, assert_held
+from mmu.machine.primitives import config, cycles, emit, own, peek, set_own, stopped, tally
+from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
+from mmu.pages import record_of
+from mmu.policy import STEPS_1G, STEPS_4K_2M_1G, STEPS_LEAFS_FIRST
+from mmu.spte import FROZEN, LEVEL_1G, LEVEL_2M, LEVEL_4K, NONPRESENT, is_leaf, is_present
+from mmu.tdp_iter import (
+    IT_GFN,
+    IT_LEVEL,
+    IT_OLD,
+    IT_SPTEP,
+    iter_next,
+    iter_start,
+    level_shift,
+    pages_of,
+    root_level,
+    root_page,
+)
+from mmu.tdp_mmu import DONE, cond_resched, set_spte, set_spte_atomic, unfreeze_spte
+
+LEAFS_ONLY = 8  # a pass's level: leafs of any size, tables stay
 
 
 @kernel
@@ -24,9 +54,104 @@ def zap_leaf_atomic(cpu: Cpu, sptep: int, gfn: int, level: int, old: int) -> int
     assert_held(cpu, HELD_MMU_READ)
     if set_spte_atomic(cpu, sptep, gfn, level, old, FROZEN) != DONE:
         return 0
-    if old & ACCESSED != 0:
-        mark_frame(cpu, pfn_of(old), MARK_ACCESSED)
     flush_remote_tlbs(cpu, gfn, level_shift(cpu, level))
     unfreeze_spte(cpu, sptep)
     tally(cpu, N_HUGE_ZAPPED, 1)
     return 1
+
+
+@kernel
+def zap_leafs(cpu: Cpu, root: int, start: int, end: int, may_yield: int, flush: int) -> int:
+    """Zap the leafs of [start, end), write lock held; whether a flush is owed when it returns.
+
+    tdp_mmu_zap_leafs.  `flush` is what was owed before: a yield pays for it too.  Tables stay,
+    childless ones too: they are few and will be used again.
+    """
+    assert_held(cpu, HELD_MMU_WRITE)
+    rcu_read_lock(cpu)
+    valid = iter_start(cpu, ITERATOR, root, LEVEL_4K, start, end)
+    while valid and not stopped(cpu):
+        if may_yield and cond_resched(cpu, ITERATOR, flush):
+            flush = 0
+        elif _zap_leaf(cpu):
+            flush = 1
+        valid = iter_next(cpu, ITERATOR)
+    rcu_read_unlock(cpu)
+    return flush
+
+
+@inlined_kernel
+def _zap_leaf(cpu: Cpu) -> int:
+    """Zap the iterator's entry if it is a leaf (exclusive mode); 1 if it was."""
+    level = own(cpu, ITERATOR + IT_LEVEL)
+    old = own(cpu, ITERATOR + IT_OLD)
+    if not is_present(old) or not is_leaf(old, level):
+        return 0
+    sptep, gfn = own(cpu, ITERATOR + IT_SPTEP), own(cpu, ITERATOR + IT_GFN)
+    set_spte(cpu, sptep, gfn, level, old, NONPRESENT)
+    return 1
+
+
+@inlined_kernel
+def _zap_entry(cpu: Cpu, sptep: int, gfn: int, level: int, old: int) -> int:
+    """Make a present entry non-present in the mode that is held; DONE, or what it holds now."""
+    warn(cpu, not is_present(old), ZAP_NONPRESENT, sptep, old, gfn)
+    if own(cpu, HELD) & HELD_MMU_WRITE != 0:
+        set_spte(cpu, sptep, gfn, level, old, NONPRESENT)
+        return DONE
+    return set_spte_atomic(cpu, sptep, gfn, level, old, NONPRESENT)
+
+
+@kernel
+def _zap_pass(cpu: Cpu, root: int, zap_level: int) -> None:
+    """One pass over the whole root: what stands at `zap_level` goes, with all below it.
+
+    The walk covers all that the root can map, not only what memslots cover, so that no entry
+    lies partly outside.  No flush at yields: nobody runs on the root any more.
+    """
+    leafs_only = zap_level == LEAFS_ONLY
+    min_level = LEVEL_4K if leafs_only else zap_level
+    end = pages_of(cpu, root_level(root) + 1)
+    rcu_read_lock(cpu)
+    valid = iter_start(cpu, ITERATOR, root, min_level, 0, end)
+    while valid and not stopped(cpu):
+        lost = 0
+        if not cond_resched(cpu, ITERATOR, 0):
+            level = own(cpu, ITERATOR + IT_LEVEL)
+            old = own(cpu, ITERATOR + IT_OLD)
+            wanted = is_leaf(old, level) if leafs_only else level <= zap_level
+            if wanted and is_present(old):
+                sptep, gfn = own(cpu, ITERATOR + IT_SPTEP), own(cpu, ITERATOR + IT_GFN)
+                seen = _zap_entry(cpu, sptep, gfn, level, old)
+                if seen != DONE:
+                    set_own(cpu, ITERATOR + IT_OLD, seen)
+                    lost = 1
+        # Another actor was faster: the same entry once more, with what it holds now.
+        if not lost:
+            valid = iter_next(cpu, ITERATOR)
+    rcu_read_unlock(cpu)
+
+
+@kernel
+def zap_root(cpu: Cpu, root: int) -> None:
+    """Zap all of a root, in the mode of mmu_lock that is held (tdp_mmu_zap_root).
+
+    The caller's reference keeps it on the list, where notifiers find it while this yields.
+    `--zap-steps` says in which passes: how much goes between two yields.
+    """
+    assert_held(cpu, HELD_MMU)
+    count = peek(cpu, record_of(cpu, root_page(root)) + SP_ROOT_COUNT)
+    warn(cpu, count < 1 and not stopped(cpu), ROOT_UNREFERENCED, root_page(root), count, 0)
+    began = cycles(cpu)
+    steps = config(cpu, C_ZAP_STEPS)
+    if steps == STEPS_4K_2M_1G:
+        _zap_pass(cpu, root, LEVEL_4K)
+        _zap_pass(cpu, root, LEVEL_2M)
+    if steps == STEPS_LEAFS_FIRST:
+        _zap_pass(cpu, root, LEAFS_ONLY)
+    if steps in (STEPS_1G, STEPS_4K_2M_1G) and root_level(root) > LEVEL_1G:
+        _zap_pass(cpu, root, LEVEL_1G)
+    _zap_pass(cpu, root, root_level(root))
+    record_latency(cpu, H_ZAP_ROOT, cycles(cpu) - began)
+    tally(cpu, N_ROOTS_ZAPPED, 1)
+    emit(cpu, events.ROOT_ZAPPED, root_page(root), 0, 0)

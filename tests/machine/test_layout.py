@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmu.machine import layout as at
-from mmu.machine.layout import Layout, Region, Shape, check_regions
+from mmu.machine.regions import Layout, Region, Shape, bitmap_words, check_regions
 
 
 @st.composite
@@ -154,5 +154,5 @@ def test_an_actors_lines_are_written_by_one_side() -> None:
 
 @given(st.integers(1, 1 << 40))
 def test_a_bitmap_holds_its_pages(pages: int) -> None:
-    words = at.bitmap_words(pages)
+    words = bitmap_words(pages)
     assert (words - 1) * at.BITMAP_BITS < pages <= words * at.BITMAP_BITS

@@ -20,7 +20,6 @@ from mmu.machine.layout import (
     C_FRAMES,
     C_GFN_COUNT,
     C_WORKLOAD,
-    ROOT,
     SLOT_HARVEST,
     TABLE_CACHE_MAX,
 )
@@ -28,6 +27,8 @@ from mmu.machine.lock import mmu_read_lock, mmu_read_unlock
 from mmu.machine.primitives import config, peek, poke, read_once
 from mmu.memslots import slot_word
 from mmu.pages import topup_table_cache
+from mmu.reload import load_root
+from mmu.roots import next_root
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, LEVEL_4K, SPTE_W
 from mmu.tdp.log import clear_bits_in_slot
 from mmu.tdp.split import try_split_huge_pages
@@ -47,6 +48,7 @@ def small_vm(vcpus: int, helpers: int = 0, **options: Any) -> VmConfig:
         "pml_size": 2,
         "pages": PAGES,
         "workload_words": PAGES,
+        "rcu_batch": 1,
     }
     return VmConfig(vcpus=vcpus, helpers=helpers, **{**shape, **options})
 
@@ -117,7 +119,10 @@ def execute_page_1(cpu: Cpu) -> None:
 def split_everything(cpu: Cpu) -> None:
     """Eager splitting of the whole memory, as when logging starts."""
     mmu_read_lock(cpu)
-    try_split_huge_pages(cpu, read_once(cpu, ROOT), 0, config(cpu, C_GFN_COUNT), LEVEL_4K)
+    root = next_root(cpu, 0, 1)
+    while root != 0:
+        try_split_huge_pages(cpu, root, 0, config(cpu, C_GFN_COUNT), LEVEL_4K)
+        root = next_root(cpu, root, 1)
     mmu_read_unlock(cpu)
 
 
@@ -125,8 +130,10 @@ def split_everything(cpu: Cpu) -> None:
 def write_protect_everything(cpu: Cpu) -> None:
     """Take W from every leaf, then flush."""
     mmu_read_lock(cpu)
-    root = read_once(cpu, ROOT)
-    clear_bits_in_slot(cpu, root, 0, config(cpu, C_GFN_COUNT), LEVEL_4K, SPTE_W)
+    root = next_root(cpu, 0, 1)
+    while root != 0:
+        clear_bits_in_slot(cpu, root, 0, config(cpu, C_GFN_COUNT), LEVEL_4K, SPTE_W)
+        root = next_root(cpu, root, 1)
     mmu_read_unlock(cpu)
     flush_remote_tlbs(cpu, 0, EVERYTHING)
 
@@ -179,7 +186,9 @@ def migration_lost_nothing(cpu: Cpu) -> int:
 
 
 def fill_caches(vm: Vm) -> None:
-    """Everybody has table pages at hand: no actor has to ask the host's allocator."""
+    """Everybody has table pages at hand, and all vCPUs one root: nobody asks for either."""
+    for vcpu in range(vm.config.vcpus):
+        load_root(vm.cpu(vcpu))
     for actor in range(vm.config.actors):
         topup_table_cache(vm.cpu(actor), TABLE_CACHE_MAX)
 

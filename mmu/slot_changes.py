@@ -1,0 +1,81 @@
+"""Creating, deleting and moving memslots while vCPUs use them (kvm_set_memslot).
+
+A slot that goes or moves is first marked invalid: accesses are tried again, nothing new is mapped.
+Then all that is mapped goes, then the slot.  Each change of the active memslots waits until no
+invalidation is under way, since its end must see the slots that its start saw, and afterwards for
+every vCPU that may still handle an exit with the slots as they were.
+"""
+
+from __future__ import annotations
+
+from mmu.hw.vcpu import synchronize_srcu
+from mmu.machine.blocking import EXCLUSIVE, SHARED_MASK, acquire_when, release
+from mmu.machine.cpu import Cpu
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import (
+    N_SLOTS_CHANGED,
+    NOTIFIERS,
+    SLOT_ABSENT,
+    SLOT_INVALID,
+    SLOT_PLACE,
+    SLOT_PRESENT,
+)
+from mmu.machine.lock import HELD_SLOTS, assert_held, slots_lock, slots_unlock
+from mmu.machine.primitives import read_once, store_release, tally
+from mmu.memslots import STATE_BITS, slot_word
+from mmu.zap_all import zap_all_fast
+
+
+@kernel
+def _swap_active_memslots(cpu: Cpu, slot: int, place: int) -> None:
+    """Publish a slot's new place (kvm_swap_active_memslots); readers of the old one are waited for.
+
+    The count of invalidations is held at 0 only while the word is written.
+    """
+    assert_held(cpu, HELD_SLOTS)
+    acquire_when(cpu, NOTIFIERS, EXCLUSIVE | SHARED_MASK, 0, EXCLUSIVE)
+    store_release(cpu, slot + SLOT_PLACE, place)
+    release(cpu, NOTIFIERS, -EXCLUSIVE)
+    synchronize_srcu(cpu)
+
+
+@kernel
+def _invalidate_memslot(cpu: Cpu, slot: int) -> None:
+    """Nothing of the slot is mapped any more, nor can it be (kvm_invalidate_memslot)."""
+    base = read_once(cpu, slot + SLOT_PLACE) >> STATE_BITS
+    _swap_active_memslots(cpu, slot, base << STATE_BITS | SLOT_INVALID)
+    zap_all_fast(cpu)
+
+
+@kernel
+def create_memslot(cpu: Cpu, number: int, base: int) -> None:
+    """Show memslot `number`, which is nowhere, at gfn `base`.
+
+    `base` differs from the slot's home only by a multiple of the gfn window (`C_GFN_MASK` + 1).
+    """
+    slots_lock(cpu)
+    _swap_active_memslots(cpu, slot_word(cpu, number), base << STATE_BITS | SLOT_PRESENT)
+    tally(cpu, N_SLOTS_CHANGED, 1)
+    slots_unlock(cpu)
+
+
+@kernel
+def delete_memslot(cpu: Cpu, number: int) -> None:
+    """Take memslot `number` away: accesses of its gfns are MMIO afterwards."""
+    slots_lock(cpu)
+    slot = slot_word(cpu, number)
+    _invalidate_memslot(cpu, slot)
+    _swap_active_memslots(cpu, slot, SLOT_ABSENT)
+    tally(cpu, N_SLOTS_CHANGED, 1)
+    slots_unlock(cpu)
+
+
+@kernel
+def move_memslot(cpu: Cpu, number: int, base: int) -> None:
+    """Show memslot `number` at gfn `base` instead of where it is, with the same memory."""
+    slots_lock(cpu)
+    slot = slot_word(cpu, number)
+    _invalidate_memslot(cpu, slot)
+    _swap_active_memslots(cpu, slot, base << STATE_BITS | SLOT_PRESENT)
+    tally(cpu, N_SLOTS_CHANGED, 1)
+    slots_unlock(cpu)
