@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mmu.machine.cpu import Cpu
@@ -16,6 +16,8 @@ from mmu.vm import Vm, VmConfig
 
 VCPU = "vcpu"
 VMM = "vmm"  # the thread of the virtual machine monitor that calls ioctls
+ZAP_WORKER = "zap worker"
+HOST = "host"  # the host's own threads: reclaim, migration of pages, huge pages, KSM
 
 
 class Actor(Protocol):
@@ -27,6 +29,9 @@ class Actor(Protocol):
 
     def run(self, batch: Callable[..., int], *arguments: int) -> None:
         """Call `batch(cpu, *arguments, limit)` until it has nothing left or the run stops."""
+
+    def run_for(self, seconds: float, turn: Callable[..., int], *arguments: int) -> None:
+        """Call `turn(cpu, *arguments)` again and again for so long, or until the run stops."""
 
     def stopping(self) -> bool:
         """Whether the run is to end."""
@@ -66,7 +71,8 @@ class Plan:
     """A workload, ready to run.
 
     `headline` names the phase that tables compare, `counted` those whose counters are shown;
-    `header` and `summary` are the lines before and after the phases.
+    `header` and `summary` are the lines before and after the phases.  `services` are roles that
+    take part in no phase: each plays its one part from the beginning until the run stops.
     """
 
     workload: str
@@ -78,6 +84,7 @@ class Plan:
     header: tuple[str, ...] = ()
     summary: Summary = no_summary
     pins: tuple[int, ...] = ()  # core of actor 0, 1, ...; actors behind the end are free
+    services: Mapping[str, Part] = field(default_factory=dict)
 
 
 class Workload(Protocol):

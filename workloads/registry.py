@@ -10,6 +10,12 @@ from workloads.plan import Workload
 WORKLOADS = {
     "dirty-log": ("workloads.dirty_log", "dirty_log_perf_test: log writes, fetch the log"),
     "execute": ("workloads.execute", "execute_perf_test: populate memory, execute every page"),
+    "zap-root": ("workloads.zap_root", "drop a root full of 4K entries under constant faults"),
+    "memslot-modification": (
+        "workloads.memslot_modification",
+        "memslot_modification_stress_test: add and delete a memslot while vCPUs run",
+    ),
+    "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),
 }
 

@@ -27,7 +27,7 @@ from mmu.machine.layout import (
 )
 from mmu.vm import Vm
 from workloads.errors import TdpraceError
-from workloads.plan import Phase
+from workloads.plan import Phase, Plan
 
 BATCH_ACCESSES = 1 << 14  # at 300 ns an access about 5 ms: how long Python may not hear anything
 END = -1  # command: no more phases
@@ -51,6 +51,12 @@ class ActorProcess:
         """Call a kernel in bounded batches until it has nothing left or the run stops."""
         while batch(self.cpu, *arguments, BATCH_ACCESSES) > 0 and not self.stopping():
             pass
+
+    def run_for(self, seconds: float, turn: Callable[..., int], *arguments: int) -> None:
+        """Call a kernel again and again for so long, or until the run stops."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.stopping():
+            turn(self.cpu, *arguments)
 
     def wait_until(self, ready: Callable[[], bool], line: int) -> bool:
         """Sleep for word `line` until `ready()`; False if the run stops first."""
@@ -97,7 +103,7 @@ class ActorProcess:
 
 
 def actor_main(
-    actor: ActorProcess, role: str, phases: Sequence[Phase], core: int | None, parent_pid: int
+    actor: ActorProcess, role: str, plan: Plan, core: int | None, parent_pid: int
 ) -> None:
     """Body of the process; `core` is the one that it is pinned to."""
     die_with_parent(parent_pid)
@@ -108,7 +114,10 @@ def actor_main(
     if core is not None:
         os.sched_setaffinity(0, {core})
     try:
-        actor.play(role, phases)
+        if role in plan.services:
+            plan.services[role](actor)
+        else:
+            actor.play(role, plan.phases)
     except Exception as error:
         actor.fail(error)
         os._exit(4)

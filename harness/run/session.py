@@ -33,7 +33,7 @@ from mmu.machine.blocking import add_and_wake, wait_briefly, wake
 from mmu.machine.futex import raw_load
 from mmu.vm import Vm
 from workloads.errors import MachineError, RunFailed, TdpraceError, UsageError
-from workloads.plan import VCPU, Phase, Plan
+from workloads.plan import VCPU, ZAP_WORKER, Phase, Plan
 
 STOP_GRACE_S = 1.0
 FAILURE_GRACE_S = 0.5
@@ -163,7 +163,7 @@ class Session:
             hook, ctx = (watch.hook, watch.ctx(number)) if watch is not None else (0, 0)
             actor = ActorProcess(self._vm, number, index, write_end, hook, ctx)
             core = self._plan.pins[number] if number < len(self._plan.pins) else None
-            arguments = (actor, role, self._plan.phases, core, parent)
+            arguments = (actor, role, self._plan, core, parent)
             process = context.Process(target=actor_main, args=arguments, daemon=True)
             try:
                 process.start()
@@ -219,6 +219,7 @@ class Session:
         while (finished := raw_load(cpu, at.FINISHED)) < self._finished:
             wait_briefly(cpu, at.FINISHED, finished)
             self._look(number, actors, flag)
+        self._settle(number, actors, flag)
         ended_ns = max(int(vm.actor_words(actor)[at.PHASE_FINISHED_NS]) for actor in actors)
         self._read_messages()
         self._check_violations()
@@ -228,6 +229,16 @@ class Session:
         self._result.phases.append(PhaseResult(phase.name, seconds, counted))
         if vm.words[at.STAT_TABLES] <= AUDIT_TABLES_MAX:
             self._audit()
+
+    def _settle(self, number: int, actors: list[int], flag: SignalFlag) -> None:
+        """Until the zap worker has nothing to do: only then is the VM at rest."""
+        vm = self._vm
+        while (
+            ZAP_WORKER in self._plan.services
+            and vm.words[at.ZAP_FINISHED] < vm.words[at.ZAP_QUEUED]
+        ):
+            wait_briefly(vm.cpu(0), at.ZAP_FINISHED, raw_load(vm.cpu(0), at.ZAP_FINISHED))
+            self._look(number, actors, flag)
 
     def _look(self, number: int, actors: list[int], flag: SignalFlag) -> None:
         """Everything that may end a phase early."""
