@@ -86,7 +86,7 @@ class VmConfig:
             (last >> self.bits * level) - (first >> self.bits * level) + 1
             for level in range(1, at.LEVELS_MAX)
         )
-        waiting = self.actors * min(self.rcu_batch, tables)
+        waiting = self.actors * (self.rcu_batch + tables)
         return (tables + 1) * self.roots + waiting + 1 + self.actors * at.TABLE_CACHE_MAX
 
 

@@ -21,7 +21,7 @@ from mmu.machine.primitives import config, emit, fetch_add, read_once, stopped, 
 from mmu.pages import maybe_free_deferred
 from mmu.roots import invalidate_all_roots, next_root, put_root
 from mmu.tdp.zap import zap_root
-from mmu.zap_worker import flush_zap_worker, zap_invalidated_roots, zap_scheduled_roots
+from mmu.zap_worker import zap_invalidated_roots, zap_scheduled_roots
 
 
 @kernel
@@ -69,19 +69,28 @@ def _drop_vcpu_root(cpu: Cpu, vcpu: int) -> None:
 
 
 @kernel
-def destroy_vm(cpu: Cpu) -> None:
-    """The last user is gone (kvm_destroy_vm): every vCPU is at rest, nothing may remain.
-
-    From `users_count` 0 on nobody schedules work any more; what the worker has is waited for.
-    """
+def begin_destroy(cpu: Cpu) -> None:
+    """The last user is gone: from now on who puts a root zaps it himself."""
     before = fetch_add(cpu, USERS, -1)
     warn(cpu, before != 1 and not stopped(cpu), BALANCE_USERS, 0, before, 0)
     zap_all(cpu)
+
+
+@kernel
+def finish_destroy(cpu: Cpu) -> None:
+    """Every vCPU is at rest: their roots go; what the worker has is waited for; all is freed."""
     for vcpu in range(config(cpu, C_VCPUS)):
         _drop_vcpu_root(cpu, vcpu)
-    flush_zap_worker(cpu)
+    zap_invalidated_roots(cpu)
     mmu_write_lock(cpu)
     invalidate_all_roots(cpu)
     mmu_write_unlock(cpu)
     zap_scheduled_roots(cpu)
     maybe_free_deferred(cpu)
+
+
+@kernel
+def destroy_vm(cpu: Cpu) -> None:
+    """The VM dies (kvm_destroy_vm), every vCPU being at rest: nothing may remain."""
+    begin_destroy(cpu)
+    finish_destroy(cpu)

@@ -105,6 +105,12 @@ def structure_fill(cpu: Cpu, gfn: int, table: int) -> None:
     _fill(cpu, STRUCTURES, gfn >> level_shift(cpu, 2), table)
 
 
+@inlined_kernel
+def structure_drop(cpu: Cpu, gfn: int) -> None:
+    """Forget which level-1 table covers `gfn`."""
+    set_own(cpu, _place(cpu, STRUCTURES, gfn >> level_shift(cpu, 2)), 0)
+
+
 @kernel
 def _flush_everything(cpu: Cpu) -> None:
     """A new generation: no old tag matches.  At the wrap the arrays are cleared for real."""

@@ -7,7 +7,7 @@ if the entry changed meanwhile, the walk starts over.
 
 from __future__ import annotations
 
-from mmu.hw.tlb import page_entry, structure_fill, structure_lookup, tlb_fill
+from mmu.hw.tlb import page_entry, structure_drop, structure_fill, structure_lookup, tlb_fill
 from mmu.machine.conditions import LIFETIME_WALK, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel
@@ -51,7 +51,11 @@ def _set_accessed_dirty(cpu: Cpu, sptep: int, spte: int, gfn: int, access: int) 
 
 @inlined_kernel
 def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
-    """One walk; a grant, a VIOLATION_*, or -2 if the leaf changed and the walk must be repeated."""
+    """One walk; a grant, a VIOLATION_*, or -2 if the leaf changed and the walk must be repeated.
+
+    A violation drops what led to it from the caches (SDM 28.4.3.1): otherwise a vCPU would fault
+    again and again in a table that was replaced, until somebody flushes.
+    """
     level = LEVEL_4K
     table = structure_lookup(cpu, gfn)
     if table == 0:
@@ -63,6 +67,7 @@ def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
         spte = read_once(cpu, sptep)
         if spte & RWX == 0:
             warn(cpu, is_poison(spte), LIFETIME_WALK, gfn, sptep, level)
+            structure_drop(cpu, gfn)
             return VIOLATION_NOT_PRESENT
         if level == LEVEL_4K or spte & PS != 0:
             break
@@ -71,6 +76,7 @@ def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
         if level == LEVEL_4K:
             structure_fill(cpu, gfn, table)
     if spte & access != access:
+        structure_drop(cpu, gfn)
         return VIOLATION_PERMISSION
     granted = _set_accessed_dirty(cpu, sptep, spte, gfn, access)
     if granted == 0:

@@ -11,6 +11,10 @@ _LOGGING = "workloads.scenarios.logging"
 _DROPPING = "workloads.scenarios.dropping"
 _PLACES = "workloads.scenarios.places"
 _WRITERS = "workloads.scenarios.writers"
+_ZAPS = "workloads.scenarios.zaps"
+_HOSTS = "workloads.scenarios.hosts"
+_DYING = "workloads.scenarios.dying"
+_SLOTS = "workloads.scenarios.slots"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -60,6 +64,51 @@ SCENARIOS = {
     "enable-enable": _WRITERS,
     "disable-write": _WRITERS,
     "disable-disable": _WRITERS,
+    "map-zap": _ZAPS,
+    "remap-zap": _ZAPS,
+    "split-zap": _ZAPS,
+    "eager-split-zap": _ZAPS,
+    "zap-walker": _ZAPS,
+    "promote-walker": _ZAPS,
+    "promote-execute": _ZAPS,
+    "promote-promote": _ZAPS,
+    "notifier-fault": _HOSTS,
+    "notifier-write": _HOSTS,
+    "notifier-logged": _HOSTS,
+    "notifier-wrap": _HOSTS,
+    "notifier-yield": _HOSTS,
+    "two-notifiers": _HOSTS,
+    "swap-in-swap-out": _HOSTS,
+    "swap-in-twice": _HOSTS,
+    "protect-write": _HOSTS,
+    "huge-split-fault": _HOSTS,
+    "collapse-fault": _HOSTS,
+    "move-split-write": _HOSTS,
+    "put-get": _DYING,
+    "put-get-owned": _DYING,
+    "put-get-worker": _DYING,
+    "put-put": _DYING,
+    "put-split": _DYING,
+    "put-split-worker": _DYING,
+    "put-destroy": _DYING,
+    "put-destroy-worker": _DYING,
+    "put-get-destroy": _DYING,
+    "invalidate-fault": _DYING,
+    "invalidate-write": _DYING,
+    "invalidate-owned": _DYING,
+    "invalidate-steps": _DYING,
+    "invalidate-leafs": _DYING,
+    "invalidate-drop": _DYING,
+    "invalidate-put": _DYING,
+    "invalidate-notifier": _DYING,
+    "worker-fault": _DYING,
+    "worker-notifier": _DYING,
+    "slot-delete-fault": _SLOTS,
+    "slot-delete-worker": _SLOTS,
+    "slot-create-fault": _SLOTS,
+    "slot-move-fault": _SLOTS,
+    "slot-delete-notifier": _SLOTS,
+    "slot-delete-move": _SLOTS,
 }
 
 

@@ -1,0 +1,193 @@
+"""The host changes its mappings while vCPUs fault, and memslots change."""
+
+from __future__ import annotations
+
+from mmu.host_changes import (
+    collapse_huge_mapping,
+    move_page,
+    split_huge_mapping,
+    swap_out,
+    write_protect_page,
+)
+from mmu.machine.cpu import Cpu
+from mmu.machine.events import PROBE_CONTEND
+from mmu.machine.kernel import kernel
+from mmu.machine.layout import INVALIDATE_SEQ
+from mmu.notifier import invalidate_range_end, invalidate_range_start
+from mmu.vm import Vm
+from workloads.scenario import Actor, Scenario
+from workloads.scenarios.common import (
+    fill_caches,
+    logged,
+    map_for_reading,
+    map_for_writing,
+    read_page_0,
+    read_page_1,
+    small_vm,
+    write_both_pages,
+    write_page_0,
+    write_page_1,
+)
+
+SEQUENCE_WRAP = 1 << 31  # where a sequence kept in 32 bits turns negative
+
+
+@kernel
+def move_page_0(cpu: Cpu) -> None:
+    """Host page 0 moves to another frame."""
+    move_page(cpu, 0)
+
+
+@kernel
+def swap_page_0(cpu: Cpu) -> None:
+    """Host page 0 is reclaimed."""
+    swap_out(cpu, 0)
+
+
+@kernel
+def protect_page_0(cpu: Cpu) -> None:
+    """Host page 0 becomes read-only."""
+    write_protect_page(cpu, 0)
+
+
+@kernel
+def split_page_0(cpu: Cpu) -> None:
+    """The huge page of host page 0 is split."""
+    split_huge_mapping(cpu, 0)
+
+
+@kernel
+def collapse_page_0(cpu: Cpu) -> None:
+    """A huge page is made where host page 0 is."""
+    collapse_huge_mapping(cpu, 0)
+
+
+@kernel
+def invalidate_page_0(cpu: Cpu) -> None:
+    """An invalidation of host page 0 in which nothing changes."""
+    invalidate_range_start(cpu, 0, 1, 1)
+    invalidate_range_end(cpu, 0, 1)
+
+
+@kernel
+def invalidate_page_1(cpu: Cpu) -> None:
+    """An invalidation of host page 1 in which nothing changes."""
+    invalidate_range_start(cpu, 1, 2, 1)
+    invalidate_range_end(cpu, 1, 2)
+
+
+def sequence_about_to_wrap(vm: Vm) -> None:
+    """2**31 invalidations have been, less one: a sequence kept in 32 bits is about to wrap."""
+    fill_caches(vm)
+    vm.words[INVALIDATE_SEQ] = SEQUENCE_WRAP - 1
+
+
+def split_and_written(vm: Vm) -> None:
+    """The host has split a huge page, of which the guest has written gfn 0."""
+    map_for_writing(vm)
+    split_page_0(vm.cpu(vm.config.vcpus))
+    write_page_0(vm.cpu(0))
+
+
+def swapped_out(vm: Vm) -> None:
+    """gfn 0 was written and swapped out."""
+    map_for_writing(vm)
+    swap_page_0(vm.cpu(vm.config.vcpus))
+
+
+def collapsible(vm: Vm) -> None:
+    """A huge page was split, gfn 0 was moved to another frame, both pages are mapped."""
+    split_and_written(vm)
+    move_page_0(vm.cpu(vm.config.vcpus))
+    write_page_0(vm.cpu(0))
+
+
+NOTIFIER_FAULT = Scenario(
+    "notifier-fault",
+    "the host moves a page while a vCPU writes it for the first time",
+    (Actor("vcpu 0", write_page_0), Actor("host", move_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=fill_caches,
+)
+NOTIFIER_WRITE = Scenario(
+    "notifier-write",
+    "the host moves a page that a vCPU writes again",
+    (Actor("vcpu 0", write_page_0), Actor("host", move_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=map_for_writing,
+)
+NOTIFIER_LOGGED = Scenario(
+    "notifier-logged",
+    "the host swaps out a page whose D bit the hardware sets",
+    (Actor("vcpu 0", write_page_0), Actor("host", swap_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=logged,
+)
+NOTIFIER_WRAP = Scenario(
+    "notifier-wrap",
+    "an invalidation is the 2**31st while a vCPU faults",
+    (Actor("vcpu 0", write_page_0), Actor("host", invalidate_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=sequence_about_to_wrap,
+)
+NOTIFIER_YIELD = Scenario(
+    "notifier-yield",
+    "the host moves a page and yields on the way while a vCPU writes two",
+    (Actor("vcpu 0", write_both_pages), Actor("host", move_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=map_for_writing,
+    probes=1 << PROBE_CONTEND,
+)
+TWO_NOTIFIERS = Scenario(
+    "two-notifiers",
+    "two invalidations overlap while a vCPU writes one of the pages",
+    (
+        Actor("vcpu 0", write_page_0),
+        Actor("host 0", invalidate_page_0),
+        Actor("host 1", invalidate_page_1),
+    ),
+    vm=small_vm(1, 2, spare_frames=2),
+    setup=fill_caches,
+)
+SWAP_IN_SWAP_OUT = Scenario(
+    "swap-in-swap-out",
+    "a vCPU reads a page from disk that the host reclaims again",
+    (Actor("vcpu 0", read_page_0), Actor("host", swap_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=swapped_out,
+)
+SWAP_IN_TWICE = Scenario(
+    "swap-in-twice",
+    "two vCPUs touch a page that is on disk",
+    (Actor("vcpu 0", read_page_0), Actor("vcpu 1", write_page_0), Actor("host", invalidate_page_1)),
+    vm=small_vm(2, 1, spare_frames=2),
+    setup=swapped_out,
+)
+PROTECT_WRITE = Scenario(
+    "protect-write",
+    "the host write-protects a page that a vCPU writes",
+    (Actor("vcpu 0", write_page_0), Actor("host", protect_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=map_for_reading,
+)
+HUGE_SPLIT_FAULT = Scenario(
+    "huge-split-fault",
+    "the host splits a huge page that a vCPU maps",
+    (Actor("vcpu 0", write_page_0), Actor("host", split_page_0)),
+    vm=small_vm(1, 1, backing_level=2, spare_frames=2),
+    setup=fill_caches,
+)
+COLLAPSE_FAULT = Scenario(
+    "collapse-fault",
+    "the host makes a huge page of pages that two vCPUs use",
+    (Actor("vcpu 0", write_page_0), Actor("vcpu 1", read_page_1), Actor("host", collapse_page_0)),
+    vm=small_vm(2, 1, backing_level=2, spare_frames=2),
+    setup=collapsible,
+)
+MOVE_SPLIT_WRITE = Scenario(
+    "move-split-write",
+    "the host moves a page of a huge page that it has split",
+    (Actor("vcpu 0", write_page_1), Actor("host", move_page_0)),
+    vm=small_vm(1, 1, backing_level=2, spare_frames=2),
+    setup=split_and_written,
+)
