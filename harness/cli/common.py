@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from numba.core.errors import NumbaError, UnsupportedBytecodeError
 from rich.console import Console
 from rich.live import Live
 
@@ -17,7 +18,7 @@ from harness.bugs.tree import TREE_VARIABLE, patched_tree, run_in_tree
 from harness.explore.reproducer import Patch
 from harness.report import store
 from harness.report.tables import size
-from mmu.machine.kernel import SOURCE_ROOT, cache_root, warm
+from mmu.machine.kernel import SOURCE_ROOT, cache_root, registry, signature_of, warm
 from mmu.machine.memory import WORD_BYTES
 from mmu.machine.regions import Layout
 from mmu.policy import POLICIES
@@ -106,7 +107,7 @@ def variants(args: argparse.Namespace, workload: Workload) -> dict[str, Plan]:
 
 
 def compile_model(quiet: bool, what: str = "the model") -> None:
-    """Compile what is not cached yet, and say so while it lasts."""
+    """Compile what is not cached yet, and say so while it lasts; UsageError if numba cannot."""
     console = Console(stderr=True)
     live = Live(console=console, auto_refresh=False, transient=True)
     started = False
@@ -126,9 +127,21 @@ def compile_model(quiet: bool, what: str = "the model") -> None:
 
     try:
         warm(progress)
+    except (NumbaError, UnsupportedBytecodeError, NotImplementedError) as error:
+        raise _refused_kernel(error) from error
     finally:
         if started and console.is_terminal:
             live.stop()
+
+
+def _refused_kernel(error: Exception) -> UsageError:
+    """Where and which kernel (the first that is not compiled), and numba's first sentence."""
+    kernel = next(each for each in registry if signature_of(each) not in each.signatures).py_func
+    where = getattr(error, "loc", None) or kernel.__code__.co_filename
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Failed in nopython mode")]
+    said[1:] = [line for line in said[1:2] if line.startswith(">>>")]  # the call that fits nothing
+    return UsageError(f"{where}: numba cannot compile {kernel.__name__}: {' '.join(said)}")
 
 
 def notice(quiet: bool) -> Callable[[str], None] | None:
