@@ -35,9 +35,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, workload: Workload) -> No
     """Options of every run of a workload."""
     parser.add_argument(
         "--compare",
-        choices=workload.POLICIES,
+        choices=(*workload.POLICIES, *lists_of(workload)),
         metavar="POLICY",
-        help=f"run with all values of a policy side by side: {', '.join(workload.POLICIES)}",
+        help=f"run with all values of a policy side by side: {', '.join(workload.POLICIES)}"
+        + "".join(f"; or with all values of --{name}" for name in lists_of(workload)),
     )
     add_patch_argument(parser)
     add_output_arguments(parser)
@@ -95,10 +96,22 @@ def patch_of(args: argparse.Namespace) -> Patch | None:
     return Patch(args.patch.name, args.patch.read_text(encoding="utf-8"))
 
 
+def lists_of(workload: Workload) -> tuple[str, ...]:
+    """Options of the workload that take several values, for --compare."""
+    found: tuple[str, ...] = getattr(workload, "LISTS", ())
+    return found
+
+
 def variants(args: argparse.Namespace, workload: Workload) -> dict[str, Plan]:
     """{variant: plan}; one, called "", without --compare."""
     if args.compare is None:
         return {"": workload.plan(args)}
+    if args.compare in lists_of(workload):
+        name = args.compare.replace("-", "_")
+        return {
+            size(value): workload.plan(argparse.Namespace(**{**vars(args), name: (value,)}))
+            for value in getattr(args, name)
+        }
     plans = {}
     for value in POLICIES[args.compare][1]:
         chosen = argparse.Namespace(**{**vars(args), args.compare.replace("-", "_"): value})
