@@ -16,9 +16,10 @@ from mmu.dirty_log import enable_dirty_log
 from mmu.guest import vcpu_load, vcpu_put
 from mmu.machine.clock import ticks_per_ns
 from mmu.machine.futex import raw_load
-from mmu.machine.layout import POOL_FRESH, WORK_DONE, ZAP_QUEUED
+from mmu.machine.layout import POOL_FRESH, ROOTS, WORK_DONE, ZAP_QUEUED
 from workloads.actors.dropping import (
     FIRST_VCPU,
+    OLD_ROOT,
     ZAP_BEGAN,
     ZAP_ENDED,
     destroy_and_note,
@@ -85,6 +86,7 @@ def _populate(pages: int) -> Part:
 def _split(actor: Actor) -> None:
     if enable_dirty_log(actor.cpu, 0) != 0:
         raise RunFailed("no page-table page is left to split the memory")
+    actor.vm.region("workload")[OLD_ROOT] = actor.vm.words[ROOTS]
 
 
 def _map_tables(actor: Actor) -> None:

@@ -138,6 +138,9 @@ class Engine:
         block[at.H_OUTCOMES] = self._outcomes.ctypes.data
         block[at.H_REGIONS] = self._regions.ctypes.data
         block[at.H_REGION_COUNT] = len(self._regions)
+        if world.vm is not None:
+            tables = world.vm.layout.regions["tables"]
+            block[at.H_TABLES], block[at.H_TABLES_END] = tables.start, tables.end
         block[at.H_STATES] = self._states.ctypes.data if len(self._states) else 0
         for number, actor in enumerate(scenario.actors):
             part = at.HEADER_WORDS + number * at.ACTOR_WORDS

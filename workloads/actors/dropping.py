@@ -14,8 +14,9 @@ from mmu.tdp_iter import root_page
 from mmu.zap_all import destroy_vm
 from mmu.zap_worker import zap_worker_turn
 
-# The workload's words: when the zap began and ended, then for each vCPU its first and last fault.
-ZAP_BEGAN, ZAP_ENDED, FIRST_VCPU = range(3)
+# The workload's words: the root to be dropped, when its zap began and ended, then for each vCPU
+# its first and last faults on the new root.
+OLD_ROOT, ZAP_BEGAN, ZAP_ENDED, FIRST_VCPU = range(4)
 
 
 @kernel
@@ -67,9 +68,12 @@ def destroy_and_note(cpu: Cpu) -> int:
 
 @kernel
 def wait_for_drop(cpu: Cpu) -> int:
-    """Until the only root is one that nobody may use any more."""
-    record = record_of(cpu, root_page(hint(cpu, ROOTS)))
-    while hint(cpu, record + SP_ROOT_INVALID) == 0 and not should_stop(cpu):
+    """Until nobody may use the old root any more, or there is a new one before it."""
+    old = hint(cpu, config(cpu, C_WORKLOAD) + OLD_ROOT)
+    record = record_of(cpu, root_page(old))
+    while hint(cpu, ROOTS) == old and not should_stop(cpu):
+        if hint(cpu, record + SP_ROOT_INVALID) != 0:
+            break
         yield_core(cpu)
     return 0
 
