@@ -12,7 +12,7 @@ again; then they are looked through, so that nobody writes to them in between un
 from __future__ import annotations
 
 from mmu.machine import events
-from mmu.machine.conditions import LIFETIME_POISON, warn
+from mmu.machine.conditions import LIFETIME_POISON, ROOT_INVALID_USED, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
@@ -37,6 +37,7 @@ from mmu.machine.layout import (
     SP_NX_DISALLOWED,
     SP_PARENT,
     SP_REMOVED,
+    SP_ROOT_INVALID,
     SP_STATE,
     TABLE_CACHE,
     TABLE_CACHE_COUNT,
@@ -50,18 +51,27 @@ from mmu.machine.primitives import (
     own,
     peek,
     poke,
+    read_once,
     set_own,
     tally,
 )
 from mmu.machine.rcu import synchronize_rcu
 from mmu.spte import NONPRESENT, POISON
-from mmu.tdp_iter import entries_of, table_of_page
+from mmu.tdp_iter import entries_of, root_page, table_of_page
 
 
 @kernel
 def record_of(cpu: Cpu, page: int) -> int:
     """Word index of a table page's record (struct kvm_mmu_page)."""
     return config(cpu, C_RECORDS) + page * RECORD_WORDS
+
+
+@kernel
+def assert_valid_root(cpu: Cpu, root: int) -> None:
+    """Whoever does not zap works on valid roots only: a dying one gets nothing new."""
+    page = root_page(root)
+    invalid = read_once(cpu, record_of(cpu, page) + SP_ROOT_INVALID)
+    warn(cpu, invalid != 0, ROOT_INVALID_USED, page, 0, 0)
 
 
 @kernel

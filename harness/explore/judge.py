@@ -85,8 +85,8 @@ def _engine_fault(
     if fault in (at.FAULT_DEADLOCK, at.FAULT_LIVELOCK):
         stuck = ", ".join(name for number, name in enumerate(names) if a >> number & 1)
         if fault == at.FAULT_DEADLOCK:
-            return "deadlock", f"nobody can go on: {stuck} wait for ever"
-        return "livelock", f"nobody can help: {stuck} would retry for ever"
+            return "progress", f"deadlock: nobody can go on: {stuck} wait for ever"
+        return "progress", f"livelock: nobody can help: {stuck} would retry for ever"
     if fault == at.FAULT_WILD:
         return "lifetime", f"{names[actor]} was about to touch word {a}, outside the block"
     if fault == at.FAULT_RAISED:

@@ -7,6 +7,11 @@ flush before it goes on, in the guest nobody can make it.  Looks at the VM's wor
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from harness.explore import block as at
 from harness.explore.block import word_now
 from harness.explore.faults import note_fault
@@ -41,7 +46,11 @@ from mmu.machine.layout import (
 )
 from mmu.spte import PFN_MASK, PFN_SHIFT
 
+if TYPE_CHECKING:
+    from harness.explore.world import World
+
 LEVEL_4K = 1
+Found = tuple[int, int, int, int]  # condition and its three values
 
 
 @inlined_array_kernel
@@ -116,3 +125,34 @@ def _check_pages(ctx: int, actor: int, own: int, vcpu: int, event: int, a: int, 
                 page = (gfn - word_now(ctx, C_GFN_BASE)) & word_now(ctx, C_GFN_MASK)
                 if page < b and a < page + pages:
                     note_fault(ctx, WARN + TLB_RANGE, actor, gfn, vcpu, 0)
+
+
+class Watcher:
+    """The same judgements over a world that is run by Python, step by step."""
+
+    def __init__(self, world: World) -> None:
+        self._block = block = np.zeros(at.HEADER_WORDS, np.int64)
+        block[at.H_BASE] = world.words.ctypes.data
+        block[at.H_GEOMETRY] = world.geometry
+        if world.vm is not None:
+            tables = world.vm.layout.regions["tables"]
+            block[at.H_TABLES], block[at.H_TABLES_END] = tables.start, tables.end
+
+    def step(self, actor: int, kind: int, addr: int) -> Found | None:
+        """Before a step: what it breaks."""
+        if not self._block[at.H_TABLES] <= addr < self._block[at.H_TABLES_END]:
+            return None
+        return self._ask(check_touched, actor, kind, addr)
+
+    def event(self, actor: int, event: int, a: int, b: int) -> Found | None:
+        """At a tracepoint: what is owed."""
+        return self._ask(check_freed, actor, event, a, b)
+
+    def _ask(self, check: Callable[..., None], *arguments: int) -> Found | None:
+        block = self._block
+        block[at.H_FAULT] = at.FAULT_NONE
+        check(int(block.ctypes.data), *arguments)
+        if block[at.H_FAULT] == at.FAULT_NONE:
+            return None
+        a, b, c = (int(block[word]) for word in (at.H_FAULT_A, at.H_FAULT_B, at.H_FAULT_C))
+        return int(block[at.H_FAULT]) - WARN, a, b, c

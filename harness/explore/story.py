@@ -17,6 +17,7 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from harness.explore.decode import value_text
+from harness.explore.owed import Found, Watcher
 from harness.explore.reproducer import OPERATIONS
 from harness.explore.trace import Step
 from harness.explore.world import World
@@ -81,6 +82,7 @@ class Teller:
         self._last: dict[int, Step] = {}
         self._hub: Any = getcurrent()
         self._greenlets: dict[int, Any] = {}
+        self._owed = Watcher(world)
 
     def tell(self, script: Sequence[Step], *, compare: bool) -> Story:
         """Follow `script`; with `compare`, values that differ from the recording end it.
@@ -133,6 +135,8 @@ class Teller:
             if kind <= STEP_LAST:
                 self._frames[number] = _model_place()
                 self._hub.switch((kind, a, b, c))
+                if not self._stopping:
+                    self._break_if(self._owed.step(number, kind, a), number)
                 return STOP if self._stopping else GO
             return self._other(number, kind, a, b, c)
 
@@ -157,7 +161,15 @@ class Teller:
                     " which is not what happened to it"
                 )
                 self._break("transitions", text, number)
+        elif events.EMIT <= kind < events.COST:
+            self._break_if(self._owed.event(number, kind - events.EMIT, a, b), number)
         return GO
+
+    def _break_if(self, found: Found | None, number: int) -> None:
+        if found is not None:
+            oracle, sentence = CONDITIONS[found[0]]
+            a, b, c = found[1:]
+            self._break(oracle, sentence.format(a=a, b=b, c=c), number)
 
     def _answer(self, number: int) -> int:
         left = self._answers.get(number, [])
@@ -252,8 +264,10 @@ class Teller:
     def _nobody_goes_on(self) -> None:
         stuck = ", ".join(self._world.scenario.actors[n].name for n in sorted(self._pending))
         if self._waiting:
-            raise _Broken("livelock", f"nobody can help: {stuck} would retry for ever", -1)
-        raise _Broken("deadlock", f"nobody can go on: {stuck} wait for ever", -1)
+            raise _Broken(
+                "progress", f"livelock: nobody can help: {stuck} would retry for ever", -1
+            )
+        raise _Broken("progress", f"deadlock: nobody can go on: {stuck} wait for ever", -1)
 
     # --- The end ---------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from mmu.machine.layout import BITMAP_BITS, ITERATOR, N_DIRTY_CLEARED
 from mmu.machine.lock import HELD_MMU_READ, HELD_MMU_WRITE, assert_held
 from mmu.machine.primitives import emit, fetch_and, own, read_once, stopped, tally
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
+from mmu.pages import assert_valid_root
 from mmu.spte import DIRTY, LEVEL_4K, is_leaf, is_present, pfn_of
 from mmu.tdp_iter import (
     IT_GFN,
@@ -40,6 +41,7 @@ def clear_bits_in_slot(cpu: Cpu, root: int, start: int, end: int, min_level: int
     the same entry with what is there now.
     """
     assert_held(cpu, HELD_MMU_READ)
+    assert_valid_root(cpu, root)
     changed = 0
     rcu_read_lock(cpu)
     valid = iter_start(cpu, ITERATOR, root, min_level, start, end)

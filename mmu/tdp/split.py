@@ -24,7 +24,14 @@ from mmu.machine.layout import (
 from mmu.machine.lock import HELD_MMU, HELD_MMU_READ, assert_held, mmu_read_lock, mmu_read_unlock
 from mmu.machine.primitives import config, count, emit, own, poke, set_own, stopped, tally
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
-from mmu.pages import alloc_table, free_unlinked_table, init_child_sp, record_of, topup_table_cache
+from mmu.pages import (
+    alloc_table,
+    assert_valid_root,
+    free_unlinked_table,
+    init_child_sp,
+    record_of,
+    topup_table_cache,
+)
 from mmu.removed import update_page_stats
 from mmu.spte import (
     LEVEL_2M,
@@ -126,6 +133,7 @@ def try_split_huge_pages(cpu: Cpu, root: int, start: int, end: int, target_level
     kvm_tdp_mmu_try_split_huge_pages.  Returns 0, or SPLIT_FAILED if the host has no page left.
     """
     assert_held(cpu, HELD_MMU_READ)
+    assert_valid_root(cpu, root)
     result = 0
     rcu_read_lock(cpu)
     valid = iter_start(cpu, ITERATOR, root, target_level + 1, start, end)

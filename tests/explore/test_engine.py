@@ -226,14 +226,14 @@ def test_an_attempt_that_somebody_helps_ends(strategy):
 def test_an_attempt_that_nobody_helps_is_a_livelock(strategy):
     result = explore(strategy, retry_until_two, write_one)
     assert result.complete == 0
-    assert oracles(result) == ["livelock"]
+    assert oracles(result) == ["progress"]
     assert "actor 0" in result.findings[0].message
 
 
 @pytest.mark.parametrize("strategy", ALL)
 def test_locks_in_different_orders_deadlock(strategy):
     result = explore(strategy, lock_both, lock_both)
-    assert oracles(result) == ["deadlock"]
+    assert oracles(result) == ["progress"]
     assert 0 < result.complete < result.executions
     found = result.findings[0]
     assert sorted((step.actor, step.word) for step in found.steps) == [(0, 0), (1, 8)]
@@ -242,7 +242,7 @@ def test_locks_in_different_orders_deadlock(strategy):
 @pytest.mark.parametrize("strategy", ALL)
 def test_deadlock_before_the_first_step(strategy):
     result = explore(strategy, wait_for_one)
-    assert oracles(result) == ["deadlock"]
+    assert oracles(result) == ["progress"]
     assert result.findings[0].steps == ()
 
 

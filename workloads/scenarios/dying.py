@@ -18,8 +18,10 @@ from mmu.zap_all import begin_destroy, destroy_vm, finish_destroy, zap_all_fast
 from mmu.zap_worker import zap_worker_turn
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
+    enable_and_copy,
     fill_caches,
     map_for_writing,
+    one_access,
     small_vm,
     split_everything,
     touch,
@@ -101,6 +103,12 @@ def one_root(vm: Vm) -> None:
     for actor in range(vm.config.actors):
         topup_table_cache(vm.cpu(actor), TABLE_CACHE_MAX)
     write_page_0(vm.cpu(0))
+
+
+def both_halves(vm: Vm) -> None:
+    """gfns 0 and 5 are mapped: something below each entry of the root."""
+    map_for_writing(vm)
+    one_access(vm.cpu(0), 5, ACCESS_WRITE)
 
 
 def dropped(vm: Vm) -> None:
@@ -218,6 +226,35 @@ INVALIDATE_DROP = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("vmm", invalidate)),
     vm=small_vm(1, 1, backing_level=2, huge_split="zap"),
     setup=map_for_writing,
+)
+INVALIDATE_TOP = Scenario(
+    "invalidate-top",
+    "a root that has tables below all of its entries is invalidated, with yields",
+    (Actor("vcpu 0", write_page_0), Actor("vmm", invalidate)),
+    vm=small_vm(1, 1),
+    setup=both_halves,
+    probes=1 << PROBE_CONTEND,
+)
+INVALIDATE_PARTIAL = Scenario(
+    "invalidate-partial",
+    "the memory ends within an entry of the root that is invalidated",
+    (Actor("vcpu 0", write_page_0), Actor("vmm", invalidate)),
+    vm=small_vm(1, 1, pages=6),
+    setup=both_halves,
+)
+ENABLE_PUT = Scenario(
+    "enable-put",
+    "logging starts while the worker zaps a root that was dropped",
+    (Actor("vcpu 0", nothing), Actor("vmm", enable_and_copy), Actor("worker", work_once)),
+    vm=small_vm(1, 2, backing_level=2, zap_by="worker"),
+    setup=dropped,
+)
+ENABLE_INVALIDATE = Scenario(
+    "enable-invalidate",
+    "logging starts while a vCPU drops the only root",
+    (Actor("vcpu 0", drop_root), Actor("vmm", enable_and_copy)),
+    vm=small_vm(1, 1, backing_level=2),
+    setup=one_root,
 )
 INVALIDATE_PUT = Scenario(
     "invalidate-put",
