@@ -89,12 +89,9 @@ def _host_page(cpu: Cpu) -> int:
 
 
 @kernel
-def topup_table_cache(cpu: Cpu, needed: int) -> int:
-    """Have `needed` pages at hand, filling the whole cache if not; 0 if the host has none."""
-    assert_may_sleep(cpu)
+def _fill_cache(cpu: Cpu, needed: int) -> int:
+    """Get pages from the host until the cache is full; 0 if there are fewer than `needed`."""
     cached = own(cpu, TABLE_CACHE_COUNT)
-    if cached >= needed:
-        return 1
     pool_lock(cpu)
     while cached < TABLE_CACHE_MAX:
         page = _host_page(cpu)
@@ -105,6 +102,13 @@ def topup_table_cache(cpu: Cpu, needed: int) -> int:
     pool_unlock(cpu)
     set_own(cpu, TABLE_CACHE_COUNT, cached)
     return int(cached >= needed)
+
+
+@inlined_kernel
+def topup_table_cache(cpu: Cpu, needed: int) -> int:
+    """Have `needed` pages at hand, filling the whole cache if not; 0 if the host has none."""
+    assert_may_sleep(cpu)
+    return 1 if own(cpu, TABLE_CACHE_COUNT) >= needed else _fill_cache(cpu, needed)
 
 
 @inlined_kernel

@@ -84,6 +84,12 @@ def work_once(cpu: Cpu) -> None:
 
 
 @kernel
+def work_now(cpu: Cpu) -> None:
+    """The zap worker zaps what is queued, if anything is."""
+    zap_worker_turn(cpu)
+
+
+@kernel
 def destroy(cpu: Cpu) -> None:
     """The VM dies."""
     destroy_vm(cpu)
@@ -134,7 +140,7 @@ PUT_GET_OWNED = Scenario(
 PUT_GET_WORKER = Scenario(
     "put-get-worker",
     "the same where a worker zaps",
-    (Actor("vcpu 0", drop_root), Actor("vcpu 1", take_root), Actor("worker", work_once)),
+    (Actor("vcpu 0", drop_root), Actor("vcpu 1", take_root), Actor("worker", work_now)),
     vm=small_vm(2, 1, zap_by="worker"),
     setup=one_root,
 )
