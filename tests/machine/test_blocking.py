@@ -19,7 +19,8 @@ from numba import njit
 import mmu
 from harness.bugs.tree import patched_tree
 from harness.watch.recorder import ROW_A, ROW_KIND, Recorder
-from mmu.hw.vcpu import enter_guest, request_all
+from mmu.entry import enter_guest
+from mmu.hw.vcpu import request_all
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import cache_root

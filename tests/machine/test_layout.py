@@ -28,7 +28,6 @@ def shapes(draw: st.DrawFn) -> Shape:
         gfn_count=sum(slots),
         slots=tuple((base + sum(slots[:i]), pages) for i, pages in enumerate(slots)),
         bits=draw(st.integers(1, 9)),
-        levels=draw(st.integers(2, 5)),
         spare_frames=draw(st.integers(0, 5)),
         tlb_bits=draw(st.tuples(*[st.integers(0, 10)] * 4)),
         pml_size=draw(st.integers(1, 512)),

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from harness.watch.recorder import Recorder
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
+from mmu.entry import enter_guest
 from mmu.guest import guest_access, quiet_point, vcpu_load, vcpu_put
-from mmu.hw.vcpu import count_exit, enter_guest, flush_remote_tlbs, leave_guest
+from mmu.hw.vcpu import count_exit, flush_remote_tlbs, leave_guest
 from mmu.machine import blocking, events, primitives
 from mmu.machine.cpu import Cpu
 from mmu.machine.twin import interpreted
