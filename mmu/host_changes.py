@@ -171,9 +171,9 @@ def collapse_huge_mapping(cpu: Cpu, page: int) -> int:
     level = config(cpu, C_BACKING_LEVEL)
     pages = pages_of(cpu, level)
     first = page & ~(pages - 1)
-    ready = level > LEVEL_4K and mapping_level(mapping_of(cpu, first)) == LEVEL_4K
+    ready = int(level > LEVEL_4K and mapping_level(mapping_of(cpu, first)) == LEVEL_4K)
     for i in range(pages):
-        ready = ready and _is_home(cpu, first + i)
+        ready &= _is_home(cpu, first + i)
     if ready:
         invalidate_range_start(cpu, first, first + pages, 1)
         dirty = 0

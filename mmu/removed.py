@@ -12,7 +12,7 @@ the actor's own block.
 
 from __future__ import annotations
 
-from mmu.host.frames import MARK_ACCESSED, MARK_DIRTY, mark_frame
+from mmu.host.frames import MARK_ACCESSED, MARK_DIRTY, folio_of, mark_frame
 from mmu.machine import events
 from mmu.machine.blocking import spin_while
 from mmu.machine.cpu import Cpu
@@ -62,13 +62,16 @@ def update_page_stats(cpu: Cpu, level: int, amount: int) -> None:
 
 
 @inlined_kernel
+def _marks_of(spte: int) -> int:
+    """What the A and D bits of a leaf tell the host."""
+    marks = MARK_ACCESSED if spte & ACCESSED != 0 else 0
+    return marks | MARK_DIRTY if spte & DIRTY != 0 else marks
+
+
+@inlined_kernel
 def tell_host(cpu: Cpu, gfn: int, spte: int) -> None:
     """A leaf is gone: what its A and D bits said is the host's to remember (up to 6.12)."""
-    marks = 0
-    if spte & ACCESSED != 0:
-        marks |= MARK_ACCESSED
-    if spte & DIRTY != 0:
-        marks |= MARK_DIRTY
+    marks = _marks_of(spte)
     if marks != 0:
         mark_frame(cpu, gfn, pfn_of(spte), marks)
 
@@ -94,16 +97,25 @@ def _freeze(cpu: Cpu, sptep: int, level: int, exclusive: int) -> int:
 
 @kernel
 def _freeze_leafs(cpu: Cpu, page: int, gfn: int) -> None:
-    """All entries of a level-1 table.  The tight loop of every zap: about 5 ns an entry."""
+    """All entries of a level-1 table: the tight loop of every zap.
+
+    The host keeps marks for whole folios, so they are told once for leafs that follow each other
+    in one: it cannot be split meanwhile, that would need mmu_lock.
+    """
     exclusive = own(cpu, HELD) & HELD_MMU_WRITE != 0
     table = table_of_page(cpu, page)
     zapped = 0
+    told, told_marks = -1, 0
     for i in range(entries_of(cpu)):
         old = _freeze(cpu, table + i, LEVEL_4K, exclusive)
         if is_present(old):
             emit(cpu, events.SPTE_CHANGED, table + i, old, FROZEN)
-            tell_host(cpu, gfn + i, old)
             zapped += 1
+            marks = _marks_of(old)
+            new = marks & ~told_marks != 0 or folio_of(cpu, pfn_of(old)) != told
+            if marks != 0 and new:
+                told = mark_frame(cpu, gfn + i, pfn_of(old), marks)
+                told_marks = marks
     if zapped != 0:
         update_page_stats(cpu, LEVEL_4K, -zapped)
         tally(cpu, N_SPTES_ZAPPED, zapped)

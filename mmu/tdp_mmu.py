@@ -22,9 +22,12 @@ from mmu.machine.conditions import (
     warn,
 )
 from mmu.machine.cpu import Cpu
+from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_TICK_CYCLES,
+    CHECKED,
+    H_BETWEEN_CHECKS,
     HELD,
     N_BETWEEN_CHECKS_MAX,
     N_CMPXCHG_FAILED,
@@ -171,12 +174,6 @@ def unfreeze_spte(cpu: Cpu, sptep: int) -> None:
 
 
 @kernel
-def need_resched(cpu: Cpu) -> int:
-    """The scheduler tick has passed since this actor last gave up its core."""
-    return cycles(cpu) - own(cpu, TICK_BEGAN) > config(cpu, C_TICK_CYCLES)
-
-
-@kernel
 def relax_mmu_lock(cpu: Cpu, exclusive: int) -> None:
     """Drop mmu_lock, give up the core, retake it in the same mode."""
     if exclusive:
@@ -194,12 +191,14 @@ def relax_mmu_lock(cpu: Cpu, exclusive: int) -> None:
 
 
 @inlined_kernel
-def _note_visited(cpu: Cpu) -> None:
-    """How many entries of removed tables were handled since the last look at the clock."""
+def _note_visited(cpu: Cpu, now: int) -> None:
+    """How many entries of removed tables were handled since the last yield check, how long."""
     visited = own(cpu, VISITED)
     if visited != 0:
         set_own(cpu, N_BETWEEN_CHECKS_MAX, max(own(cpu, N_BETWEEN_CHECKS_MAX), visited))
         set_own(cpu, VISITED, 0)
+        record_latency(cpu, H_BETWEEN_CHECKS, now - own(cpu, CHECKED))
+    set_own(cpu, CHECKED, now)
 
 
 @kernel
@@ -209,11 +208,14 @@ def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
     Then every pointer is dead and the loop body must go on to the next entry at once.  Refused
     until the walk has moved on since its last yield: it would never end otherwise.
     """
-    _note_visited(cpu)
+    now = cycles(cpu)
+    _note_visited(cpu, now)
     if own(cpu, it + IT_NEXT_LAST_LEVEL_GFN) == own(cpu, it + IT_YIELDED_GFN):
         return False
     wanted = probe(cpu, events.PROBE_CONTEND)
-    if not wanted and not mmu_lock_contended(cpu) and not need_resched(cpu):
+    # The scheduler tick has passed since this actor last gave up its core.
+    need_resched = now - own(cpu, TICK_BEGAN) > config(cpu, C_TICK_CYCLES)
+    if not wanted and not need_resched and not mmu_lock_contended(cpu):
         return False
     if flush:
         flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), EVERYTHING)

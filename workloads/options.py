@@ -19,15 +19,15 @@ MEMORY_BYTES_MAX = 64 << 40
 PHYSICAL_BYTES_MAX = 1 << 46  # a frame's owner field has 34 bits
 
 
-def add_vcpus(parser: argparse.ArgumentParser) -> None:
+def add_vcpus(parser: argparse.ArgumentParser, default: int = 1) -> None:
     """-v."""
     parser.add_argument(
         "-v",
         "--vcpus",
         type=whole("vCPUs", 1, ACTORS_MAX - 8),
-        default=1,
+        default=default,
         metavar="N",
-        help="vCPU processes (default 1)",
+        help=f"vCPU processes (default {default})",
     )
 
 

@@ -70,6 +70,15 @@ def no_summary(seconds: Mapping[str, float], counters: Mapping[str, int]) -> lis
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A workload's own table over the runs of `--compare`, and lines below it."""
+
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """A workload, ready to run.
 
@@ -91,7 +100,11 @@ class Plan:
 
 
 class Workload(Protocol):
-    """A workload module."""
+    """A workload module.
+
+    It may also have `LISTS`, options with several values that `--compare` takes apart, and
+    `comparison(compare, runs) -> Comparison` over the runs' documents.
+    """
 
     NAME: str
     HELP: str

@@ -58,6 +58,11 @@ def parse_size(text: str) -> int:
     return int(digits) << shift
 
 
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Bytes of each size of a list such as `64G,256G,1T`."""
+    return tuple(parse_size(each) for each in text.split(","))
+
+
 def whole(what: str, least: int, most: int) -> Callable[[str], int]:
     """Parser of a whole number from `least` to `most`; `what` names it in the message."""
 

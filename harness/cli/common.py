@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from numba.core.errors import NumbaError, UnsupportedBytecodeError
 from rich.console import Console
 from rich.live import Live
 
@@ -17,7 +18,7 @@ from harness.bugs.tree import TREE_VARIABLE, patched_tree, run_in_tree
 from harness.explore.reproducer import Patch
 from harness.report import store
 from harness.report.tables import size
-from mmu.machine.kernel import SOURCE_ROOT, cache_root, warm
+from mmu.machine.kernel import SOURCE_ROOT, cache_root, registry, signature_of, warm
 from mmu.machine.memory import WORD_BYTES
 from mmu.machine.regions import Layout
 from mmu.policy import POLICIES
@@ -34,9 +35,10 @@ def add_run_arguments(parser: argparse.ArgumentParser, workload: Workload) -> No
     """Options of every run of a workload."""
     parser.add_argument(
         "--compare",
-        choices=workload.POLICIES,
+        choices=(*workload.POLICIES, *lists_of(workload)),
         metavar="POLICY",
-        help=f"run with all values of a policy side by side: {', '.join(workload.POLICIES)}",
+        help=f"run with all values of a policy side by side: {', '.join(workload.POLICIES)}"
+        + "".join(f"; or with all values of --{name}" for name in lists_of(workload)),
     )
     add_patch_argument(parser)
     add_output_arguments(parser)
@@ -94,10 +96,22 @@ def patch_of(args: argparse.Namespace) -> Patch | None:
     return Patch(args.patch.name, args.patch.read_text(encoding="utf-8"))
 
 
+def lists_of(workload: Workload) -> tuple[str, ...]:
+    """Options of the workload that take several values, for --compare."""
+    found: tuple[str, ...] = getattr(workload, "LISTS", ())
+    return found
+
+
 def variants(args: argparse.Namespace, workload: Workload) -> dict[str, Plan]:
     """{variant: plan}; one, called "", without --compare."""
     if args.compare is None:
         return {"": workload.plan(args)}
+    if args.compare in lists_of(workload):
+        name = args.compare.replace("-", "_")
+        return {
+            size(value): workload.plan(argparse.Namespace(**{**vars(args), name: (value,)}))
+            for value in getattr(args, name)
+        }
     plans = {}
     for value in POLICIES[args.compare][1]:
         chosen = argparse.Namespace(**{**vars(args), args.compare.replace("-", "_"): value})
@@ -106,7 +120,7 @@ def variants(args: argparse.Namespace, workload: Workload) -> dict[str, Plan]:
 
 
 def compile_model(quiet: bool, what: str = "the model") -> None:
-    """Compile what is not cached yet, and say so while it lasts."""
+    """Compile what is not cached yet, and say so while it lasts; UsageError if numba cannot."""
     console = Console(stderr=True)
     live = Live(console=console, auto_refresh=False, transient=True)
     started = False
@@ -126,9 +140,21 @@ def compile_model(quiet: bool, what: str = "the model") -> None:
 
     try:
         warm(progress)
+    except (NumbaError, UnsupportedBytecodeError, NotImplementedError) as error:
+        raise _refused_kernel(error) from error
     finally:
         if started and console.is_terminal:
             live.stop()
+
+
+def _refused_kernel(error: Exception) -> UsageError:
+    """Where and which kernel (the first that is not compiled), and numba's first sentence."""
+    kernel = next(each for each in registry if signature_of(each) not in each.signatures).py_func
+    where = getattr(error, "loc", None) or kernel.__code__.co_filename
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Failed in nopython mode")]
+    said[1:] = [line for line in said[1:2] if line.startswith(">>>")]  # the call that fits nothing
+    return UsageError(f"{where}: numba cannot compile {kernel.__name__}: {' '.join(said)}")
 
 
 def notice(quiet: bool) -> Callable[[str], None] | None:

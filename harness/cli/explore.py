@@ -27,8 +27,7 @@ from harness.explore import reproducer
 from harness.explore.explorer import Bounds, Result, compile_engine
 from harness.explore.judge import grade_of, outcome_text
 from harness.explore.load import load_scenario
-from harness.explore.parallel import explore, tasks_for
-from harness.explore.replay import check_determinism
+from harness.explore.parallel import check_determinism_apart, explore, tasks_for
 from harness.explore.strategies.registry import OPTIONAL, STRATEGIES
 from harness.explore.world import World, check_scenario
 from harness.report import store
@@ -132,7 +131,10 @@ def run(args: argparse.Namespace) -> int:
     compile_model(args.quiet, "the scenario and the model")
     compile_engine(args.strategy, notice(args.quiet))
     if args.check_determinism:
-        check_determinism(scenario)
+        for strategy in ("random", "follow"):
+            compile_engine(strategy, notice(args.quiet))
+        if not check_determinism_apart(scenario):
+            raise KeyboardInterrupt
     say = Speaker(silent=args.json == "-")
     status = ExploreStatus(args)
     jobs = args.jobs or (cores() if "jobs" in STRATEGIES[args.strategy].options else 1)

@@ -21,7 +21,7 @@ from harness.cli.main import Parser
 from harness.cli.speaker import Speaker
 from harness.report import run_tables, store
 from harness.report.document import new_document, run_part
-from harness.report.tables import seconds, size
+from harness.report.tables import render, seconds, size
 from harness.run.measure import cores, regime
 from harness.run.session import Result, Session, SignalFlag
 from harness.run.status import Status
@@ -173,6 +173,8 @@ def _finish(
         latency = run_tables.latencies(runs)
         if latency:
             say(latency + "\n")
+        for line in _comparison(args, runs):
+            say(line)
     say(
         f"{len(plan.roles)} processes on {cores()} cores: {regime(plan.vm.vcpus)};"
         " times are this machine's, not KVM's"
@@ -189,6 +191,15 @@ def _finish(
     folder.write_text(store.TABLE_FILE, say.text)
     say(f"stored: {folder.path}")
     write_json(args.json, document)
+
+
+def _comparison(args: argparse.Namespace, runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The workload's own table over several runs, if it has one and they are whole."""
+    compare = getattr(load(args.workload), "comparison", None)
+    if compare is None or args.compare is None or any(r["outcome"] != "clean" for r in runs):
+        return []
+    comparison = compare(args.compare, runs)
+    return [render(comparison.titles, comparison.rows), "", *comparison.lines, ""]
 
 
 def _how_often(args: argparse.Namespace, document: dict[str, Any]) -> str:

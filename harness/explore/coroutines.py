@@ -23,6 +23,7 @@ from numba.extending import lower_builtin, type_callable
 
 from mmu.machine.cpu import cpu_type
 from mmu.machine.kernel import Kernel, signature_of
+from workloads.errors import UsageError
 
 STACK_BYTES = 128 << 10
 GUARD_BYTES = 4096
@@ -73,7 +74,7 @@ def call_body(
 
 
 def call_check(check: int, base: int, hook: int, ctx: int, geometry: int, own: int) -> int:
-    """Run a kernel that returns a number; the number, -1 if it raised."""
+    """Run a kernel that returns a number (see `check_address`); the number, -1 if it raised."""
     raise NotImplementedError("only compiled")
 
 
@@ -123,6 +124,7 @@ def _call_numba(builder: Any, address: Any, result: Any, cpu: list[Any]) -> tupl
     with builder.goto_entry_block():
         place = builder.alloca(result)
         error = builder.alloca(byte_pointer)
+    builder.store(ir.Constant(result, None), place)  # a bool is written to its first byte only
     function = builder.inttoptr(address, prototype.as_pointer())
     return builder.call(function, [place, error, *cpu]), place
 
@@ -184,13 +186,23 @@ def body_address(body: Any) -> int:
     compiled: Kernel = body
     wanted = signature_of(compiled)
     if wanted != (cpu_type,):
-        raise TypeError(f"{compiled.py_func.__name__} must take one argument, called cpu")
+        raise UsageError(f"kernel {compiled.py_func.__name__} must take one argument, called cpu")
     if wanted not in compiled.signatures:
         compiled.compile(wanted)
     result = body.overloads[wanted]
     address: int = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
     if not address:
         raise RuntimeError(f"numba has no machine code for {compiled.py_func.__name__}")
+    return address
+
+
+def check_address(check: Any) -> int:
+    """The same of a scenario's `check`: what it returns has to fit into the word for it."""
+    address = body_address(check)
+    returned = check.overloads[(cpu_type,)].signature.return_type
+    if not isinstance(returned, types.Integer | types.Boolean):
+        name = check.py_func.__name__
+        raise UsageError(f"check {name} returns {returned}: it must always return an int or a bool")
     return address
 
 

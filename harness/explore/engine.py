@@ -8,7 +8,7 @@ Actors that have not ended are dropped where they are: their memory is reset any
 
 from __future__ import annotations
 
-from harness.explore import answers, ending, races
+from harness.explore import answers, ending, owed, races
 from harness.explore import block as at
 from harness.explore.block import (
     A_ADDR,
@@ -48,6 +48,7 @@ from harness.watch.words import get, put
 from mmu.machine.events import (
     AGAIN,
     BLOCK,
+    COST,
     DRAW,
     EMIT,
     GO,
@@ -136,6 +137,8 @@ def on_call(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
         note_fault(ctx, kind, actor, a, b, c)
     elif kind == EMIT + SPTE_CHANGED and get(ctx, at.H_PHASE) == RUNNING:
         _check_chain(ctx, actor, a, b, c)
+    elif kind >= EMIT and kind < COST and get(ctx, at.H_STOPPING) == 0:
+        owed.check_freed(ctx, actor, kind - EMIT, a, b)
     return 0
 
 
@@ -159,6 +162,8 @@ def _on_step(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
         _leave_for(ctx, actor, HUB)
     else:
         return ending.alone(ctx, kind, a, b)
+    if owed.is_table_word(ctx, a):
+        owed.check_touched(ctx, actor, kind, a)
     return STOP if get(ctx, at.H_STOPPING) != 0 else GO
 
 

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 
 from harness.explore import block as at
-from harness.explore.coroutines import Stacks, body_address
+from harness.explore.coroutines import Stacks, body_address, check_address
 from harness.explore.engine import enter_actor, explore_slice, on_call
 from harness.explore.faults import fault_slot
 from harness.explore.judge import audit_finding, fault_finding, outcome_finding, refuse_fault
@@ -132,12 +132,15 @@ class Engine:
         block[at.H_PREEMPTIONS_MAX] = -1
         block[at.H_PROBES] = scenario.probes
         block[at.H_FINISH] = 0 if scenario.finish is None else body_address(scenario.finish)
-        block[at.H_CHECK] = 0 if scenario.check is None else body_address(scenario.check)
+        block[at.H_CHECK] = 0 if scenario.check is None else check_address(scenario.check)
         block[at.H_OUTCOME] = self._outcome.ctypes.data
         block[at.H_OUTCOME_WORDS] = len(self._outcome)
         block[at.H_OUTCOMES] = self._outcomes.ctypes.data
         block[at.H_REGIONS] = self._regions.ctypes.data
         block[at.H_REGION_COUNT] = len(self._regions)
+        if world.vm is not None:
+            tables = world.vm.layout.regions["tables"]
+            block[at.H_TABLES], block[at.H_TABLES_END] = tables.start, tables.end
         block[at.H_STATES] = self._states.ctypes.data if len(self._states) else 0
         for number, actor in enumerate(scenario.actors):
             part = at.HEADER_WORDS + number * at.ACTOR_WORDS

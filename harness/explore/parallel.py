@@ -11,20 +11,25 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import multiprocess
 from multiprocess.connection import wait as wait_for_any
 
-from harness.explore.explorer import AUTO_SAMPLERS, Bounds, Explorer, Result
+from harness.explore.explorer import AUTO_SAMPLERS, Bounds, Explorer, Progress, Result
+from harness.explore.replay import check_determinism
 from harness.run.lifeline import die_with_parent
 from harness.run.session import SignalFlag
 from workloads.errors import RunFailed, TdpraceError
 from workloads.scenario import Scenario
 
 LOOK_S = 0.05
+LOOK_MAX_S = 0.5  # a look that took longer counts so much: all were stopped (Ctrl-Z), or starved
 SILENT_S = 10.0  # without a word from a worker: it is in a loop that has no step
 GRACE_S = 3.0
+
+Job = Callable[[Progress], Result]
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class _Worker:
     process: Any
     connection: Any
     result: Result
-    heard: float
+    heard: float = 0.0
     done: bool = False
     error: TdpraceError | None = field(default=None)
 
@@ -66,10 +71,27 @@ def explore(
     Everything ends when somebody finds something (with `stop_at_finding`), or the first task has
     exhausted the scenario.  Raises what a worker raised, or RunFailed if one died or hangs.
     """
+    jobs = [partial(_explore_task, scenario, task, stop_at_finding) for task in tasks]
+    return _run_jobs(scenario, tasks[0].strategy, jobs, look)
+
+
+def check_determinism_apart(scenario: Scenario) -> bool:
+    """`check_determinism` in a worker; False if it was interrupted.  Raises as `explore` does."""
+
+    def job(progress: Progress) -> Result:
+        return check_determinism(scenario, progress=progress)
+
+    return not _run_jobs(scenario, "random", [job], lambda result: None).interrupted
+
+
+def _run_jobs(
+    scenario: Scenario, strategy: str, jobs: Sequence[Job], look: Callable[[Result], None]
+) -> Result:
+    """A worker for each job, watched until all have ended."""
     workers: list[_Worker] = []
     with SignalFlag() as flag:
         try:
-            workers = [_start(scenario, task, stop_at_finding) for task in tasks]
+            workers = [_start(job, Result(strategy)) for job in jobs]
             _watch(scenario, workers, flag, look)
         finally:
             for worker in workers:
@@ -83,20 +105,18 @@ def explore(
     return merged
 
 
-def _start(scenario: Scenario, task: Task, stop_at_finding: bool) -> _Worker:
+def _start(job: Job, nothing: Result) -> _Worker:
     ours, theirs = multiprocess.Pipe()
     context = multiprocess.get_context("fork")
-    arguments = (theirs, scenario, task, stop_at_finding, os.getpid())
+    arguments = (theirs, job, nothing, os.getpid())
     process = context.Process(target=_work, args=arguments, daemon=True)
     process.start()
     theirs.close()
-    return _Worker(process, ours, Result(task.strategy), time.monotonic())
+    return _Worker(process, ours, nothing)
 
 
-def _work(
-    connection: Any, scenario: Scenario, task: Task, stop_at_finding: bool, parent: int
-) -> None:
-    """A worker's life: explore, say how far it is, end when told to."""
+def _work(connection: Any, job: Job, nothing: Result, parent: int) -> None:
+    """A worker's life: do its job, say how far it is, end when told to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(parent)
@@ -106,16 +126,22 @@ def _work(
         return not connection.poll()
 
     try:
-        explorer = Explorer(
-            scenario,
-            task.strategy,
-            task.bounds,
-            seed=task.seed,
-            stop_at_finding=stop_at_finding,
-        )
-        connection.send((explorer.run(progress), True, None))
+        connection.send((job(progress), True, None))
     except TdpraceError as error:
-        connection.send((Result(task.strategy), True, (type(error), str(error))))
+        connection.send((nothing, True, (type(error), str(error))))
+
+
+def _explore_task(
+    scenario: Scenario, task: Task, stop_at_finding: bool, progress: Progress
+) -> Result:
+    explorer = Explorer(
+        scenario,
+        task.strategy,
+        task.bounds,
+        seed=task.seed,
+        stop_at_finding=stop_at_finding,
+    )
+    return explorer.run(progress)
 
 
 def _watch(
@@ -124,10 +150,12 @@ def _watch(
     flag: SignalFlag,
     look: Callable[[Result], None],
 ) -> None:
-    ending = 0.0
+    ending = now = 0.0
+    looked = time.monotonic()
     while not all(worker.done for worker in workers):
-        now = time.monotonic()
         wait_for_any([w.connection for w in workers if not w.done], LOOK_S)
+        before, looked = looked, time.monotonic()
+        now += min(looked - before, LOOK_MAX_S)
         for worker in workers:
             _hear(scenario, worker, now)
         look(merge([worker.result for worker in workers]))

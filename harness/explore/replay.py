@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.explore import block as at
-from harness.explore.explorer import Bounds, Engine
+from harness.explore.explorer import Bounds, Engine, Progress, Result
 from harness.explore.judge import audit_finding, fault_finding, outcome_finding
 from harness.explore.strategies import follow, random
 from harness.explore.strategy import load_strategy
@@ -95,14 +95,19 @@ class Player:
         return found or audit_finding(world, steps)
 
 
-def check_determinism(scenario: Scenario, schedules: int = DETERMINISM_SCHEDULES) -> None:
+def check_determinism(
+    scenario: Scenario,
+    schedules: int = DETERMINISM_SCHEDULES,
+    progress: Progress | None = None,
+) -> Result:
     """Run random schedules twice each and compare every step with its values.
 
-    Raises RunFailed if anything but the schedule decides: then nothing else said about the
-    scenario could be trusted.
+    `progress(result so far)` is asked after each schedule, False ends it.  Raises RunFailed if
+    anything but the schedule decides: then nothing else said about the scenario could be trusted.
     """
     world = World(scenario)
     player = Player(world)
+    result = Result("random")
     for seed in range(1, schedules + 1):
         first = player.sample(seed)
         again = player.play(first).steps
@@ -120,4 +125,8 @@ def check_determinism(scenario: Scenario, schedules: int = DETERMINISM_SCHEDULES
                 f"scenario {scenario.name} is not deterministic: schedule {seed} had"
                 f" {len(first)} steps the first time and {len(again)} the second"
             )
+        result.executions += 2
+        if progress is not None and not progress(result):
+            break
     world.close()
+    return result

@@ -31,6 +31,8 @@ def audit(snapshot: Snapshot) -> list[str]:
         words = vm.actor_words(vcpu)
         if int(words[at.FLUSH_BLOCK]) or int(words[at.REQUEST]) != int(words[at.REQUEST_SEEN]):
             continue  # it serves a request before it runs guest code again
+        if not int(words[at.VCPU_ROOT]):
+            continue  # it begins with empty caches on its next root
         for level, gfn, cached in _cached(vm, words):
             now = _translation(vm, int(words[at.VCPU_ROOT]), gfn, level)
             if now != (cached, RIGHTS) if level == STRUCTURES else not _covers(now, cached):

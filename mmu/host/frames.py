@@ -124,18 +124,26 @@ def access_frame(cpu: Cpu, gfn: int, pfn: int, access: int) -> None:
         set_hint(cpu, newest_word, value)
 
 
+@inlined_kernel
+def folio_of(cpu: Cpu, pfn: int) -> int:
+    """First frame of the page that backs a frame, unless the host has split it."""
+    pages = pages_of(cpu, config(cpu, C_BACKING_LEVEL))
+    return (pfn - config(cpu, C_FRAME_PFN)) & ~(pages - 1)
+
+
 @kernel
-def mark_frame(cpu: Cpu, gfn: int, pfn: int, marks: int) -> None:
+def mark_frame(cpu: Cpu, gfn: int, pfn: int, marks: int) -> int:
     """Tell the host that the frame of `gfn` was written or used (kvm_set_pfn_dirty, up to 6.12).
 
-    The host keeps that at the first frame of the page that backs it (folio).  The mark must come
-    while the frame is still the gfn's: the host looks at it once, when it takes the frame away.
+    The host keeps that at the first frame of the page that backs it (folio); returned is that
+    frame if it speaks for all of the folio, else -1.  The mark must come while the frame is still
+    the gfn's: the host looks at it once, when it takes the frame away.
     """
-    pages = pages_of(cpu, config(cpu, C_BACKING_LEVEL))
     frame = pfn - config(cpu, C_FRAME_PFN)
-    first = frame & ~(pages - 1)
+    first = folio_of(cpu, pfn)
     seen = read_once(cpu, config(cpu, C_MARKS) + first)
-    if seen & MARK_SPLIT != 0 and first != frame:
+    split = seen & MARK_SPLIT
+    if split != 0 and first != frame:
         first = frame
         seen = read_once(cpu, config(cpu, C_MARKS) + frame)
     owner = (hint(cpu, config(cpu, C_FRAMES) + first) & OWNER_MASK) ^ first
@@ -143,3 +151,4 @@ def mark_frame(cpu: Cpu, gfn: int, pfn: int, marks: int) -> None:
     warn(cpu, owner != expected, FRAME_MARKED, gfn, first, owner)
     if seen & marks != marks:
         fetch_or(cpu, config(cpu, C_MARKS) + first, marks)
+    return first if split == 0 else -1

@@ -55,7 +55,11 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     LEAK_ROOT,
     BALANCE_IN_PROGRESS,
     BALANCE_USERS,
-) = range(1, 31)
+    LIFETIME_FREED,
+    TLB_TABLE,
+    TLB_FRAME,
+    TLB_RANGE,
+) = range(1, 35)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -92,6 +96,13 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     LIFETIME_WALK: (
         "lifetime",
         "gfn {a:#x}: a walk at level {c} read word {b}, which belongs to a freed table",
+    ),
+    LIFETIME_FREED: ("lifetime", "step {b} touched word {a} of table page {c}, which was freed"),
+    TLB_TABLE: ("tlb", "table page {a} was freed while vCPU {b} in the guest could still walk it"),
+    TLB_FRAME: ("tlb", "frame {a:#x} was freed while vCPU {b} in the guest could still use it"),
+    TLB_RANGE: (
+        "tlb",
+        "an invalidation had started, and vCPU {b} in the guest could still use gfn {a:#x}",
     ),
     FRAME_MARKED: (
         "frames",

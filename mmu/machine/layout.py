@@ -165,7 +165,7 @@ TABLE_CACHE = TABLE_CACHE_COUNT + 1
     VISITED,  # entries of removed tables since the last yield check
     ROLE,  # of the vCPU's root: address space << 3 | level, 0 in it: the VM's level
     RETRIES,  # of the present fault, in a row
-    MN_SEQ,  # mmu_invalidate_seq as the present fault read it
+    CHECKED,  # when the last yield check was
 ) = range(17 * LINE, 17 * LINE + 6)
 # Lines 18 and 19: where the removal of a table stands, a page and an index for each level.
 REMOVED_PAGE = 18 * LINE

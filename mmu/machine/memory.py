@@ -15,6 +15,7 @@ import numpy as np
 from mmu.machine.cpu import Words
 
 WORD_BYTES = 8
+MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
 
 
 class SharedBlock:
@@ -28,6 +29,11 @@ class SharedBlock:
         os.ftruncate(self.descriptor, words * WORD_BYTES)
         self._map = mmap.mmap(self.descriptor, words * WORD_BYTES, mmap.MAP_SHARED)
         self.words: Words = np.frombuffer(self._map, dtype=np.int64)
+
+    def populate(self, first: int, words: int) -> None:
+        """Map the pages that hold these words, which must be backed, into this process now."""
+        begin = first * WORD_BYTES // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(MADV_POPULATE_READ, begin, (first + words) * WORD_BYTES - begin)
 
     def bytes_backed(self) -> int:
         """Memory that the host really gave so far."""

@@ -14,6 +14,8 @@ from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_ZAP_STEPS,
+    CHECKED,
+    FAULT_NUMBER,
     H_ZAP_ROOT,
     HELD,
     ITERATOR,
@@ -143,6 +145,8 @@ def zap_root(cpu: Cpu, root: int) -> None:
     count = peek(cpu, record_of(cpu, root_page(root)) + SP_ROOT_COUNT)
     warn(cpu, count < 1 and not stopped(cpu), ROOT_UNREFERENCED, root_page(root), count, 0)
     began = cycles(cpu)
+    set_own(cpu, CHECKED, began)
+    set_own(cpu, FAULT_NUMBER, 0)  # so that its RCU sections are timed whoever zaps
     steps = config(cpu, C_ZAP_STEPS)
     if steps == STEPS_4K_2M_1G:
         _zap_pass(cpu, root, LEVEL_4K)

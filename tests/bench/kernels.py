@@ -6,9 +6,9 @@ from typing import Any
 
 import numba
 
+from mmu.entry import enter_guest
 from mmu.guest import should_stop, vm_exit
 from mmu.hw.tlb import EVERYTHING, flush_tlb_block, merge_blocks
-from mmu.hw.vcpu import enter_guest
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import ITERATOR, VCPU_ROOT, WORK_DONE

@@ -21,7 +21,6 @@ struct cpu {
 	word *own;   /* the actor's own block in it */
 	word id;
 	word bits;   /* geometry: log2 of the entries per table */
-	word levels;
 };
 
 /* --- Primitives ----------------------------------------------------------------------------- */
@@ -237,7 +236,9 @@ static inline void assert_held(struct cpu cpu, word wanted)
 
 static inline void assert_may_sleep(struct cpu cpu)
 {
-	warn(cpu, (cpu.own[HELD] & ~HELD_SLOTS) != 0, LOCK_SLEEP, 0, cpu.own[HELD], 0);
+	word held = cpu.own[HELD];
+
+	warn(cpu, (held & ~(HELD_SLOTS | HELD_HOST)) != 0, LOCK_SLEEP, 0, held, 0);
 }
 
 static inline void mmu_read_lock(struct cpu cpu)
@@ -269,7 +270,7 @@ static inline void rcu_read_lock(struct cpu cpu)
 {
 	word mask = config(cpu, C_SAMPLE_MASK);
 
-	xchg(&cpu.own[RCU_SECTION], 1);
+	xchg(&cpu.own[RCU_SECTION], cpu.own[RCU_SECTION] + 1);
 	cpu.own[HELD] |= HELD_RCU;
 	if (mask >= 0 && (cpu.own[FAULT_NUMBER] & mask) == 0)
 		cpu.own[RCU_BEGAN] = cycles();
@@ -283,5 +284,5 @@ static inline void rcu_read_unlock(struct cpu cpu)
 		cpu.own[RCU_BEGAN] = 0;
 	}
 	cpu.own[HELD] &= ~HELD_RCU;
-	write_once(&cpu.own[RCU_SECTION], 0);
+	write_once(&cpu.own[RCU_SECTION], cpu.own[RCU_SECTION] + 1);
 }

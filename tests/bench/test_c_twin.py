@@ -88,6 +88,7 @@ def test_c_and_model_leave_the_same_words(
         pytest.param("ACCESSED", None, "tables word", id="no-A-bit"),
         pytest.param("HOST_WRITABLE", "MMU_WRITABLE", "tables word", id="wrong-software-bit"),
         pytest.param("SP_PARENT", "SP_GFN", "records word", id="record-without-parent"),
+        pytest.param("SP_LINKED", "SP_REMOVED", "records word", id="wrong-state-of-a-table"),
         pytest.param("N_EXITS", "N_QUIET_POINTS", "actor 0 word", id="wrong-counter"),
         pytest.param("STAT_TABLES", "STAT_NX_SPLITS", "header word", id="wrong-statistic"),
         pytest.param("VALUE_ONE", None, "frames word", id="writes-that-write-nothing"),

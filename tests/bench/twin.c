@@ -2,10 +2,10 @@
  * The model's hot path once more, in C: what "as fast as C" is measured against.
  *
  * The same algorithm on the same words: a guest that populates 4K pages in order (static memslots,
- * no dirty logging, no huge pages), from guest access to guest access, with the slow paths of
- * mmu_lock and of the page allocator, since processes contend.  Functions are named and cut as in
- * mmu/, so that the two can be read side by side; there is no hook here.  A test holds the shared
- * block equal to the model's, word for word.
+ * a host that takes nothing away, no dirty logging, no huge pages), from guest access to guest
+ * access, with the slow paths of mmu_lock and of the page allocator, since processes contend.
+ * Functions are named and cut as in mmu/, so that the two can be read side by side; there is no
+ * hook here.  A test holds the shared block equal to the model's, word for word.
  *
  * layout.h is generated from the model's Python constants: no number is typed twice.  What the
  * twin does not model ends the process with a message instead of going on differently.
@@ -35,6 +35,11 @@ static inline void cache_fill(struct cpu cpu, word number, word tag_number, word
 
 	place[0] = tag_number << TLB_GENERATION_BITS | cpu.own[TLB_GENERATION];
 	place[1] = value;
+}
+
+static inline void structure_drop(struct cpu cpu, word gfn)
+{
+	place_of(cpu, STRUCTURES, gfn >> level_shift(cpu, LEVEL_2M))[0] = 0;
 }
 
 /* A leaf's value, its frame adjusted to the page. */
@@ -80,28 +85,34 @@ static inline word set_accessed_dirty(struct cpu cpu, word *sptep, word spte, wo
 /* The entry that grants the access (now cached), or a VIOLATION_*. */
 static inline word walk(struct cpu cpu, word gfn, word access)
 {
-	word level, table, spte, granted, *sptep;
+	word level, table, root, spte, granted, *sptep;
 
 again:
 	level = LEVEL_4K;
 	table = cache_lookup(cpu, STRUCTURES, gfn >> level_shift(cpu, LEVEL_2M));
 	if (table == 0) {
-		level = cpu.levels;
-		table = cpu.own[VCPU_ROOT];
+		root = cpu.own[VCPU_ROOT];
+		level = root_level(root);
+		table = root_table(cpu, root);
 	}
 	for (;;) {
 		sptep = &cpu.words[table + index_of(cpu, gfn, level)];
 		spte = read_once(sptep);
-		if ((spte & RWX) == 0)
+		if ((spte & RWX) == 0) {
+			warn(cpu, is_poison(spte), LIFETIME_WALK, gfn, sptep - cpu.words, level);
+			structure_drop(cpu, gfn);
 			return VIOLATION_NOT_PRESENT;
+		}
 		if (is_leaf(spte, level))
 			break;
 		table = child_table(cpu, spte);
 		if (--level == LEVEL_4K)
 			cache_fill(cpu, STRUCTURES, gfn >> level_shift(cpu, LEVEL_2M), table);
 	}
-	if ((spte & access) != access)
+	if ((spte & access) != access) {
+		structure_drop(cpu, gfn);
 		return VIOLATION_PERMISSION;
+	}
 	granted = set_accessed_dirty(cpu, sptep, spte, gfn, access);
 	if (granted == 0)
 		goto again;
@@ -192,8 +203,8 @@ static inline word translate(struct cpu cpu, word gfn, word access)
 
 static inline void access_frame(struct cpu cpu, word gfn, word pfn, word access)
 {
-	word relative = gfn - config(cpu, C_GFN_BASE), frame = pfn - config(cpu, C_FRAME_PFN);
-	word *newest_word = &cpu.words[config(cpu, C_NEWEST) + relative];
+	word page = host_page_of(cpu, gfn), frame = pfn - config(cpu, C_FRAME_PFN);
+	word *newest_word = &cpu.words[config(cpu, C_NEWEST) + page];
 	word *at = &cpu.words[config(cpu, C_FRAMES) + frame];
 	word newest = hint(newest_word), seen, now, owner, value, behind;
 
@@ -204,7 +215,7 @@ static inline void access_frame(struct cpu cpu, word gfn, word pfn, word access)
 		seen = now = read_once(at);
 	}
 	owner = (seen & OWNER_MASK) ^ frame;
-	warn(cpu, owner != relative, MAPPING_OWNER, gfn, pfn, owner + config(cpu, C_GFN_BASE));
+	warn(cpu, owner != page, MAPPING_OWNER, gfn, pfn, owner + config(cpu, C_GFN_BASE));
 	value = seen >> VALUE_SHIFT & VALUE_MASK;
 	behind = (value - newest) & VALUE_MASK;
 	warn(cpu, behind > VALUE_MASK >> 1, MEMORY_OLDER, gfn, value, newest);
@@ -246,9 +257,10 @@ static inline int quiet_due(struct cpu cpu)
 static inline void quiet_point(struct cpu cpu)
 {
 	warn(cpu, cpu.own[HELD] != 0, LOCK_HELD, 0, cpu.own[HELD], 0);
-	leave_guest(cpu, 0);
+	leave_guest(cpu, SRCU_HELD);
 	if (cpu.own[PML_PUBLISHED] != cpu.own[PML_INDEX])
 		outside("the page-modification log");
+	leave_guest(cpu, 0);
 	sched_yield();
 	cpu.own[QUIET_BEGAN] = cpu.own[TICK_BEGAN] = cycles();
 	cpu.own[N_QUIET_POINTS]++;
@@ -259,7 +271,7 @@ static inline void quiet_point(struct cpu cpu)
 
 static inline struct cpu cpu_of(word *words, word own, word id, word geometry)
 {
-	return (struct cpu){words, words + own, id, geometry & 0xFF, geometry >> 8};
+	return (struct cpu){words, words + own, id, geometry & 0xFF};
 }
 
 static inline word next_random(word state)
@@ -267,11 +279,13 @@ static inline word next_random(word state)
 	return (word)((uint64_t)state * RANDOM_MULTIPLIER + RANDOM_INCREMENT) & RANDOM_MASK;
 }
 
+/* The root was loaded by the model's own kernel: that happens once, before the clock starts. */
 void twin_vcpu_load(word *words, word own, word id, word geometry)
 {
 	struct cpu cpu = cpu_of(words, own, id, geometry);
 
-	cpu.own[VCPU_ROOT] = read_once(&words[ROOT]);
+	if (cpu.own[VCPU_ROOT] == 0)
+		outside("loading a root");
 	enter_guest(cpu);
 }
 

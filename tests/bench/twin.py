@@ -19,6 +19,8 @@ import numpy as np
 
 import mmu
 from mmu.machine.cpu import Cpu
+from mmu.machine.layout import VCPU_ROOT
+from mmu.reload import load_root
 from mmu.vm import Vm
 from workloads.actors import memstress
 
@@ -94,7 +96,9 @@ class Twin:
             function.restype = result
 
     def vcpu_load(self, cpu: Cpu) -> None:
-        """As `mmu.guest.vcpu_load`."""
+        """As `mmu.guest.vcpu_load`, whose root is loaded by the model: no hot path does that."""
+        if cpu.words[cpu.own + VCPU_ROOT] == 0:
+            load_root(cpu)
         self._library.twin_vcpu_load(cpu.base, cpu.own, cpu.id, cpu.geometry)
 
     def memstress_batch(

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 HEAD = """
+from harness.watch.words import store_word
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.primitives import fetch_add, own, set_own, write_once
@@ -32,12 +33,17 @@ def endless(cpu: Cpu) -> None:
     while True:
         write_once(cpu, 0, 1)
 
+@kernel
+def crash(cpu: Cpu) -> None:
+    write_once(cpu, 0, 1)
+    store_word(8, 0, 1)
+
 def of(count, body):
     actors = tuple(Actor(f"a{i}", body) for i in range(count))
     return Scenario("small", "a test", actors, words=("x",))
 
 NONE, MANY, BIG = of(0, add), of(17, add), of(3, add)
-SILENT, ENDLESS = of(1, silent), of(2, endless)
+SILENT, ENDLESS, CRASH = of(1, silent), of(2, endless), of(1, crash)
 NUMBER = 3
 """
 
@@ -72,6 +78,9 @@ def explore(tmp_path: Path, *words: object) -> subprocess.CompletedProcess[str]:
         (("FILE",), 2, "which scenario"),
         (("FILE::ENDLESS", "--executions", "20", "--steps", "50"), 4, "none of"),
         (("FILE::SILENT",), 4, "without a step"),
+        (("FILE::SILENT", "--check-determinism"), 4, "without a step"),
+        (("FILE::CRASH",), 4, "died (signal SIGSEGV)"),
+        (("FILE::CRASH", "--check-determinism"), 4, "died (signal SIGSEGV)"),
         (("/no/such.py::X",), 2, "no such file"),
         (("map-map-some",), 2, "do you mean map-map-same"),
         (("FILE::BIG", "--strategy", "pos", "--preemptions", "2"), 2, "does not use --preemptions"),
@@ -100,6 +109,23 @@ def test_errors_of_the_file_are_one_line(tmp_path, text, said):
     path.write_text(text)
     done = explore(tmp_path, f"{path}::X")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("fetch_add(cpu, 0, 'one')", "): numba cannot compile wrong: No implementation"),
+        ("fetch_add(cpu, 0, 'one')", ">>> fetch_add(Cpu, Literal[int](0), Literal[str](one))"),
+        ("nothing_like_it(cpu)", "NameError: name 'nothing_like_it' is not defined"),
+        ("class Local: pass", "mine.py: numba cannot compile wrong: Use of unsupported opcode"),
+    ],
+)
+def test_a_kernel_that_numba_refuses_is_one_line(tmp_path, line, said):
+    path = tmp_path / "mine.py"
+    path.write_text(f"{HEAD}\n@kernel\ndef wrong(cpu: Cpu) -> None:\n    {line}\n")
+    done = explore(tmp_path, f"{path}::BIG", "--executions", "20")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert said in done.stderr
 
 
@@ -172,6 +198,45 @@ def test_ctrl_c_keeps_what_was_found(tmp_path, file):
     document = json.loads(next((tmp_path / "results").glob("*/run.json")).read_text())
     assert document["outcome"] == "interrupted"
     assert document["executions"] > 0
+
+
+def test_ctrl_c_ends_a_silent_check_of_determinism(tmp_path, file):
+    process = subprocess.Popen(
+        command(f"{file}::SILENT", "--check-determinism", "--results", tmp_path / "results"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_workers(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "tdprace: interrupted\n")
+
+
+SHORT_WATCH = """
+import harness.explore.parallel as parallel
+from harness.cli.main import script
+parallel.SILENT_S = 2.0
+script()
+"""
+
+
+def test_time_stopped_is_not_silence(tmp_path, file):
+    words = command(f"{file}::BIG", "--seconds", "6", "--results", tmp_path / "results")
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHORT_WATCH, *words[3:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for_workers(process.pid)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(3.0)
+    os.killpg(process.pid, signal.SIGCONT)
+    out, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "bound reached: 6 s" in out
 
 
 def wait_for_workers(pid: int, seconds: float = 60.0) -> list[psutil.Process]:

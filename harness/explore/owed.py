@@ -1,0 +1,118 @@
+"""What must be true at the moment that something is freed or handed back, in explored runs.
+
+A freed table may not be touched at all.  When a table or a frame is freed, or an invalidation has
+started, no vCPU in the guest may still have a translation of it: outside the guest it serves its
+flush before it goes on, in the guest nobody can make it.  Looks at the VM's words only.
+"""
+
+from __future__ import annotations
+
+from harness.explore import block as at
+from harness.explore.block import word_now
+from harness.explore.faults import note_fault
+from harness.watch.words import get
+from mmu.hw.tlb import GENERATION_BITS, GENERATION_MASK, STRUCTURES
+from mmu.hw.vcpu import IN_GUEST_MODE, MODE_MASK
+from mmu.machine.conditions import LIFETIME_FREED, TLB_FRAME, TLB_RANGE, TLB_TABLE
+from mmu.machine.events import (
+    FRAME_FREE,
+    INVALIDATE_RANGE_START,
+    PEEK,
+    POKE,
+    TABLE_FREE,
+    WARN,
+)
+from mmu.machine.kernel import array_kernel, inlined_array_kernel
+from mmu.machine.layout import (
+    C_ACTOR_BASE,
+    C_ACTOR_STRIDE,
+    C_FRAME_PFN,
+    C_GFN_BASE,
+    C_GFN_MASK,
+    C_RECORDS,
+    C_TABLES,
+    C_TLB,
+    C_VCPUS,
+    RECORD_WORDS,
+    SP_FREE,
+    SP_STATE,
+    TLB_GENERATION,
+    VCPU_STATE,
+)
+from mmu.spte import PFN_MASK, PFN_SHIFT
+
+LEVEL_4K = 1
+
+
+@inlined_array_kernel
+def is_table_word(ctx: int, addr: int) -> int:
+    """Whether the word belongs to a table page of a VM."""
+    return int(addr >= get(ctx, at.H_TABLES) and addr < get(ctx, at.H_TABLES_END))
+
+
+@array_kernel
+def check_touched(ctx: int, actor: int, kind: int, addr: int) -> None:
+    """A step is about to touch a word of a table page; the allocator's own are exempt."""
+    bits = get(ctx, at.H_GEOMETRY) & 0xFF
+    page = (addr - get(ctx, at.H_TABLES)) >> bits
+    state = word_now(ctx, word_now(ctx, C_RECORDS) + page * RECORD_WORDS + SP_STATE)
+    if state == SP_FREE and kind not in (PEEK, POKE):
+        note_fault(ctx, WARN + LIFETIME_FREED, actor, addr, kind, page)
+
+
+@array_kernel
+def check_freed(ctx: int, actor: int, event: int, a: int, b: int) -> None:
+    """An event says that something was freed, or that an invalidation has started."""
+    if get(ctx, at.H_TABLES_END) == 0 or event not in (
+        TABLE_FREE,
+        FRAME_FREE,
+        INVALIDATE_RANGE_START,
+    ):
+        return
+    for vcpu in range(word_now(ctx, C_VCPUS)):
+        own = word_now(ctx, C_ACTOR_BASE) + vcpu * word_now(ctx, C_ACTOR_STRIDE)
+        if word_now(ctx, own + VCPU_STATE) & MODE_MASK == IN_GUEST_MODE:
+            if event == TABLE_FREE:
+                _check_table(ctx, actor, own, vcpu, a)
+            else:
+                _check_pages(ctx, actor, own, vcpu, event, a, b)
+
+
+@inlined_array_kernel
+def _is_valid(ctx: int, own: int, place: int) -> int:
+    """Whether the entry of a cache is of the present generation."""
+    tag = word_now(ctx, place)
+    generation = word_now(ctx, own + TLB_GENERATION)
+    return int(tag & GENERATION_MASK == generation and word_now(ctx, place + 1) != 0)
+
+
+@array_kernel
+def _check_table(ctx: int, actor: int, own: int, vcpu: int, page: int) -> None:
+    """No cached structure leads to the page."""
+    table = word_now(ctx, C_TABLES) + (page << (get(ctx, at.H_GEOMETRY) & 0xFF))
+    first = own + word_now(ctx, C_TLB + STRUCTURES - 1)
+    for place in range(first, own + word_now(ctx, C_TLB + STRUCTURES), 2):
+        if _is_valid(ctx, own, place) and word_now(ctx, place + 1) == table:
+            note_fault(ctx, WARN + TLB_TABLE, actor, page, vcpu, 0)
+
+
+@array_kernel
+def _check_pages(ctx: int, actor: int, own: int, vcpu: int, event: int, a: int, b: int) -> None:
+    """No cached translation gives the frame `a`, or host pages [a, b)."""
+    bits = get(ctx, at.H_GEOMETRY) & 0xFF
+    for level in range(LEVEL_4K, STRUCTURES):
+        pages = 1 << bits * (level - 1)
+        first = own + word_now(ctx, C_TLB + level - 1)
+        for place in range(first, own + word_now(ctx, C_TLB + level), 2):
+            if not _is_valid(ctx, own, place):
+                continue
+            if event == FRAME_FREE:
+                entry = word_now(ctx, place + 1)
+                frame = (entry >> PFN_SHIFT & PFN_MASK) - word_now(ctx, C_FRAME_PFN)
+                if frame <= a and a < frame + pages:
+                    note_fault(ctx, WARN + TLB_FRAME, actor, a, vcpu, 0)
+            else:
+                gfn = word_now(ctx, place) >> GENERATION_BITS << bits * (level - 1)
+                page = (gfn - word_now(ctx, C_GFN_BASE)) & word_now(ctx, C_GFN_MASK)
+                if page < b and a < page + pages:
+                    note_fault(ctx, WARN + TLB_RANGE, actor, gfn, vcpu, 0)

@@ -1,0 +1,71 @@
+"""What a scenario's `check` may return."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.explore.explorer import Bounds, Explorer, Result
+from mmu.machine.cpu import Cpu
+from mmu.machine.kernel import kernel
+from mmu.machine.primitives import fetch_add, read_once
+from workloads.errors import UsageError
+from workloads.scenario import Actor, Scenario
+
+
+@kernel
+def add_three(cpu: Cpu) -> None:
+    for _ in range(3):
+        fetch_add(cpu, 0, 1)
+
+
+@kernel
+def is_not_six(cpu: Cpu) -> bool:
+    return read_once(cpu, 0) != 6
+
+
+@kernel
+def half(cpu: Cpu) -> float:
+    return read_once(cpu, 0) / 2
+
+
+@kernel
+def one_or_none(cpu: Cpu) -> int | None:
+    if read_once(cpu, 0) == 3:
+        return 1
+    return None
+
+
+@kernel
+def nothing(cpu: Cpu) -> None:
+    read_once(cpu, 0)
+
+
+@kernel
+def of_two(cpu: Cpu, word: int) -> int:
+    return read_once(cpu, word)
+
+
+def explore(actors: int, check) -> Result:
+    bodies = tuple(Actor(f"actor {i}", add_three) for i in range(actors))
+    scenario = Scenario("small", "a test", bodies, words=("sum",), check=check)
+    return Explorer(scenario, "dpor", Bounds(executions=100)).run()
+
+
+def test_a_check_may_return_a_bool():
+    assert explore(2, is_not_six).findings == []
+    broken = explore(1, is_not_six)
+    assert [found.message for found in broken.findings] == ["the check returned 1"]
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (half, "check half returns float64"),
+        (one_or_none, "check one_or_none returns OptionalType"),
+        (nothing, "check nothing returns none"),
+        (of_two, "kernel of_two must take one argument"),
+    ],
+)
+def test_other_checks_are_refused(check, said):
+    with pytest.raises(UsageError, match=said):
+        explore(1, check)
