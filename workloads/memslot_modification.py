@@ -36,7 +36,7 @@ from workloads.options import (
     guest_pages,
     vm_config,
 )
-from workloads.plan import VCPU, VMM, Actor, Part, Phase, Plan
+from workloads.plan import VCPU, VMM, Actor, Part, Phase, Plan, no_summary
 from workloads.units import parse_duration, whole
 
 NAME = "memslot-modification"
@@ -206,7 +206,7 @@ def plan(args: argparse.Namespace) -> Plan:
             # Each has been through its memory once: the first deletion has something to zap.
             Phase("start", "Started all vCPUs", {VCPU: one_pass}),
             Phase("modify", "All vCPU threads joined", parts, lasts=lasts),
-            Phase("destroy", "Destroying the VM: {seconds}", {VMM: _end(args.overlap)}),
+            Phase("destroy", "", {VMM: _end(args.overlap)}, lines=no_summary),
         ),
         headline="modify",
         counted=("start", "modify"),

@@ -48,6 +48,11 @@ Part = Callable[[Actor], None]
 Summary = Callable[[Mapping[str, float], Mapping[str, int]], list[str]]
 
 
+def no_summary(seconds: Mapping[str, float], counters: Mapping[str, int]) -> list[str]:
+    """Nothing to say."""
+    return []
+
+
 @dataclass(frozen=True)
 class Phase:
     """One timed step of a workload: the part of each role that takes part in it.
@@ -62,11 +67,6 @@ class Phase:
     parts: Mapping[str, Part]
     lines: Summary | None = None
     lasts: float = 0.0
-
-
-def no_summary(seconds: Mapping[str, float], counters: Mapping[str, int]) -> list[str]:
-    """Nothing to say at the end."""
-    return []
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from mmu.machine.layout import ROOTS, STAT_PAGES_1G, STAT_PAGES_2M, STAT_PAGES_4K, STAT_TABLES
+from mmu.machine.futex import raw_load
+from mmu.machine.layout import (
+    ROOTS,
+    STAT_PAGES_1G,
+    STAT_PAGES_2M,
+    STAT_PAGES_4K,
+    STAT_TABLES,
+    ZAP_FINISHED,
+    ZAP_QUEUED,
+)
 from mmu.vm import Vm
 from mmu.zap_all import destroy_vm
 from workloads.errors import RunFailed
@@ -28,6 +37,13 @@ def check_nothing_left(vm: Vm) -> None:
 
 def destroy(actor: Actor) -> None:
     """Destroy the VM, every vCPU being at rest; a leak shows here and in the audits that follow."""
-    destroy_vm(actor.cpu)
+    cpu = actor.cpu
+    destroy_vm(cpu)
+    # The last roots to be invalidated are the worker's too, if it was faster than we were.
+    by_worker = actor.vm.config.zap_by == "worker"
+    if by_worker and not actor.wait_until(
+        lambda: raw_load(cpu, ZAP_FINISHED) >= raw_load(cpu, ZAP_QUEUED), ZAP_FINISHED
+    ):
+        return
     if not actor.stopping():
         check_nothing_left(actor.vm)
