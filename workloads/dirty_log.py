@@ -16,6 +16,7 @@ from workloads.actors.vcpu import memstress_pass
 from workloads.errors import RunFailed, UsageError
 from workloads.options import (
     PAGE_BYTES,
+    add_guest_mode,
     add_machine,
     add_memory,
     add_pin,
@@ -101,14 +102,7 @@ def _add_memory_shape(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="guest physical address where the memory begins (default 4G)",
     )
-    parser.add_argument(
-        "-m",
-        dest="guest_mode",
-        type=whole("the guest mode", 0, 0),
-        default=0,
-        metavar="ID",
-        help="guest mode; x86 has one, 0",
-    )
+    add_guest_mode(parser)
     parser.add_argument(
         "-n", dest="nested", action="store_true", help="run the vCPUs as L2: not modelled yet"
     )

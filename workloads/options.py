@@ -88,8 +88,22 @@ def add_backing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_machine(parser: argparse.ArgumentParser, policies: tuple[str, ...]) -> None:
-    """Policies and what the host's scheduler would decide."""
+def add_guest_mode(parser: argparse.ArgumentParser) -> None:
+    """-m."""
+    parser.add_argument(
+        "-m",
+        dest="guest_mode",
+        type=whole("the guest mode", 0, 0),
+        default=0,
+        metavar="ID",
+        help="guest mode; x86 has one, 0",
+    )
+
+
+def add_machine(
+    parser: argparse.ArgumentParser, policies: tuple[str, ...], *, seeded: bool = True
+) -> None:
+    """Policies and what the host's scheduler would decide; -r where anything is random."""
     for name in policies:
         text, values = POLICIES[name]
         default = "eager" if name == "huge-split" else values[0]
@@ -115,14 +129,15 @@ def add_machine(parser: argparse.ArgumentParser, policies: tuple[str, ...]) -> N
         metavar="MS",
         help="scheduler tick after which a long walk yields mmu_lock (default 4)",
     )
-    parser.add_argument(
-        "-r",
-        "--seed",
-        type=whole("the random seed", 0, (1 << 31) - 1),
-        default=1,
-        metavar="N",
-        help="random seed; vCPU i uses seed + i (default 1)",
-    )
+    if seeded:
+        parser.add_argument(
+            "-r",
+            "--seed",
+            type=whole("the random seed", 0, (1 << 31) - 1),
+            default=1,
+            metavar="N",
+            help="random seed; vCPU i uses seed + i (default 1)",
+        )
 
 
 def guest_pages(args: argparse.Namespace) -> int:

@@ -44,26 +44,29 @@ class Actor(Protocol):
 
 
 Part = Callable[[Actor], None]
+# Lines to print, from the seconds of the phases so far and the counters so far, reported ones too.
+Summary = Callable[[Mapping[str, float], Mapping[str, int]], list[str]]
+
+
+def no_summary(seconds: Mapping[str, float], counters: Mapping[str, int]) -> list[str]:
+    """Nothing to say."""
+    return []
 
 
 @dataclass(frozen=True)
 class Phase:
     """One timed step of a workload: the part of each role that takes part in it.
 
-    `line` is what the selftest prints, with `{seconds}` for the time.
+    `line` is what the selftest prints, with `{seconds}` for the time; where that is not enough,
+    `lines` says it instead.  `lasts` is for how many seconds at least the parts go on, where
+    options say so and not the amount of work.
     """
 
     name: str
     line: str
     parts: Mapping[str, Part]
-
-
-Summary = Callable[[Mapping[str, float], Mapping[str, int]], list[str]]
-
-
-def no_summary(seconds: Mapping[str, float], counters: Mapping[str, int]) -> list[str]:
-    """Nothing to say at the end."""
-    return []
+    lines: Summary | None = None
+    lasts: float = 0.0
 
 
 @dataclass(frozen=True)

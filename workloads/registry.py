@@ -15,6 +15,10 @@ WORKLOADS = {
         "workloads.memslot_modification",
         "memslot_modification_stress_test: add and delete a memslot while vCPUs run",
     ),
+    "memslot-perf": (
+        "workloads.memslot_perf",
+        "memslot_perf_test: map, unmap, move and use memory of up to 512 memslots",
+    ),
     "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),
 }

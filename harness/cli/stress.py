@@ -34,6 +34,7 @@ EXIT = {"clean": 0, "violation": 1, "failed": 4, "interrupted": 130}
 ACCESS_NS = 120
 REPEATED_RUNS = 20
 STORE_EVERY_S = 1.0
+SHOWN_MAX = 60  # characters of an option of the VM
 
 
 def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
@@ -103,7 +104,8 @@ def _run_variant(
     stored = 0.0
 
     def on_phase(phase: Phase, result: Result) -> None:
-        say(phase.line.format(seconds=seconds(result.phases[-1].seconds)))
+        for line in _phase_lines(phase, result):
+            say(line)
         nonlocal stored
         # What is measured survives even a kill of this process; once a second is enough.
         if time.monotonic() - stored > STORE_EVERY_S:
@@ -117,13 +119,23 @@ def _run_variant(
         result = session.run(flag, on_phase)
     finally:
         status.close()
-    times = {phase.name: phase.seconds for phase in result.phases}
     if result.outcome == "clean":
-        for line in plan.summary(times, result.counters):
+        for line in plan.summary(_times(result), result.counters):
             say(line)
     say("")
     runs[-1] = run_part(plan, variant, result)
     return result
+
+
+def _times(result: Result) -> dict[str, float]:
+    return {phase.name: phase.seconds for phase in result.phases}
+
+
+def _phase_lines(phase: Phase, result: Result) -> list[str]:
+    """What a phase that has just ended says."""
+    if phase.lines is not None:
+        return phase.lines(_times(result), result.counters)
+    return [phase.line.format(seconds=seconds(result.phases[-1].seconds))]
 
 
 def _assemble(document: dict[str, Any], runs: list[dict[str, Any]], compare: str | None) -> None:
@@ -208,9 +220,11 @@ def _dry_run(plans: Mapping[str, Plan]) -> int:
     for variant, plan in plans.items():
         print(f"{plan.workload}{' ' + variant if variant else ''}")
         for name, value in vars(plan.vm).items():
-            print(f"  {name:<18}{value}")
+            text = str(value)
+            print(f"  {name:<18}{text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + ' ...'}")
         vcpu_phases = sum("vcpu" in phase.parts for phase in plan.phases)
         estimate = plan.vm.pages * vcpu_phases * ACCESS_NS / min(plan.vm.vcpus, cores()) / 1e9
+        estimate += sum(phase.lasts for phase in plan.phases)
         print(f"  {'phases':<18}{', '.join(phase.name for phase in plan.phases)}")
         print(f"  {'guest memory':<18}{size(plan.vm.pages << 12)}")
         print(f"  {'memory at most':<18}{size(needed_bytes(plan))}")

@@ -224,8 +224,9 @@ class Session:
         self._read_messages()
         self._check_violations()
         seconds = (ended_ns - released_ns) / 1e9
-        self._result.counters = counters(vm)
-        counted = difference(self._result.counters, before)
+        now = counters(vm)
+        self._result.counters = {**now, **self._own_counters}
+        counted = difference(now, before)
         self._result.phases.append(PhaseResult(phase.name, seconds, counted))
         if vm.words[at.STAT_TABLES] <= AUDIT_TABLES_MAX:
             self._audit()
