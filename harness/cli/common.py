@@ -18,7 +18,8 @@ from harness.bugs.tree import TREE_VARIABLE, patched_tree, run_in_tree
 from harness.explore.reproducer import Patch
 from harness.report import store
 from harness.report.tables import size
-from mmu.machine.kernel import SOURCE_ROOT, cache_root, registry, signature_of, warm
+from mmu.machine.dispatch import SOURCE_ROOT, cache_root
+from mmu.machine.kernel import registry, warm
 from mmu.machine.memory import WORD_BYTES
 from mmu.machine.regions import Layout
 from mmu.policy import POLICIES
@@ -149,7 +150,7 @@ def compile_model(quiet: bool, what: str = "the model") -> None:
 
 def _refused_kernel(error: Exception) -> UsageError:
     """Where and which kernel (the first that is not compiled), and numba's first sentence."""
-    kernel = next(each for each in registry if signature_of(each) not in each.signatures).py_func
+    kernel = next(each for each in registry if not each.overloads).py_func
     where = getattr(error, "loc", None) or kernel.__code__.co_filename
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith("Failed in nopython mode")]

@@ -16,7 +16,8 @@ from harness.cli.common import write_json
 from harness.report.tables import Cell, render, size
 from harness.run.measure import cores
 from mmu.machine.clock import ticks_per_ns
-from mmu.machine.kernel import CACHE_DIR, cache_root, registry
+from mmu.machine.dispatch import cache_root
+from mmu.machine.kernel import registry
 from mmu.machine.memory import SharedBlock
 
 Finding = tuple[bool, str, str]
@@ -60,8 +61,9 @@ def _clock() -> Finding:
 
 
 def _cache() -> Finding:
-    ready = (CACHE_DIR / "compiled.txt").exists()
-    text = str(CACHE_DIR) if ready else f"{CACHE_DIR} (empty)"
+    folder = cache_root() / "compiled"
+    ready = folder.exists()
+    text = str(folder) if ready else f"{folder} (empty)"
     writable = os.access(cache_root() if cache_root().exists() else cache_root().parent, os.W_OK)
     return writable, text, "compiled" if ready else f"first run compiles {len(registry)} kernels"
 

@@ -21,8 +21,9 @@ from harness.explore.story import Story, Teller
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
 from harness.report import store
+from mmu.machine.dispatch import SOURCE_ROOT, cache_root
 from mmu.machine.events import STEP_LAST
-from mmu.machine.kernel import MODEL_HASH, SOURCE_ROOT, cache_root
+from mmu.machine.kernel import MODEL_HASH
 from workloads.errors import RunFailed, UsageError
 
 EPILOG = """\

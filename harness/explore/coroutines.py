@@ -22,7 +22,7 @@ from numba.core.typing import signature
 from numba.extending import lower_builtin, type_callable
 
 from mmu.machine.cpu import cpu_type
-from mmu.machine.kernel import Kernel, signature_of
+from mmu.machine.dispatch import KernelFunction
 from workloads.errors import UsageError
 
 STACK_BYTES = 128 << 10
@@ -183,13 +183,12 @@ def body_address(body: Any) -> int:
     numba's own calling convention (result pointer, error pointer, the six words of `Cpu`):
     a C wrapper per body would be one more function to compile and cache for each of them.
     """
-    compiled: Kernel = body
-    wanted = signature_of(compiled)
+    compiled: KernelFunction = body
+    wanted = compiled.signature()
     if wanted != (cpu_type,):
         raise UsageError(f"kernel {compiled.py_func.__name__} must take one argument, called cpu")
-    if wanted not in compiled.signatures:
-        compiled.compile(wanted)
-    result = body.overloads[wanted]
+    compiled.settle()
+    result = compiled.overloads[wanted]
     address: int = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
     if not address:
         raise RuntimeError(f"numba has no machine code for {compiled.py_func.__name__}")

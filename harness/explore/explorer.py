@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 
@@ -24,8 +23,9 @@ from harness.explore.trace import Finding, Step
 from harness.explore.world import World
 from harness.watch.words import compiled_function, compiled_hook
 from mmu.machine.cpu import Words
+from mmu.machine.dispatch import callback_is_kept
 from mmu.machine.events import AGAIN
-from mmu.machine.kernel import Kernel, signature_of, use_layer_cache
+from mmu.machine.kernel import settle
 from workloads.errors import RunFailed
 from workloads.scenario import Scenario
 
@@ -79,19 +79,15 @@ Progress = Callable[[Result], bool]
 
 def compile_engine(strategy: str, say: Callable[[str], None] | None = None) -> None:
     """Compile what exploring needs, so that no worker has to; `say` that it takes a while."""
-    done = use_layer_cache(on_call) / f"{strategy}.compiled"
-    if say is not None and not done.exists():
+    if say is not None and not callback_is_kept(on_call):
         say("compiling the engine (once per version): some 15 s")
     compiled_hook(on_call)
     compiled_function(enter_actor, 1)
-    kernel = cast("Kernel", explore_slice)
-    if signature_of(kernel) not in kernel.signatures:
-        kernel.compile(signature_of(kernel))
+    settle(explore_slice)
     for name in ("dpor", *AUTO_SAMPLERS) if strategy == "auto" else (strategy,):
         module = load_strategy(name)
         for function in (module.begin, module.choose, module.finish):
             compiled_function(function)
-    done.touch()
 
 
 class Engine:

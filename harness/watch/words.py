@@ -12,13 +12,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core.typing import signature
 from numba.extending import lower_builtin, type_callable
 
-from mmu.machine.kernel import use_layer_cache
+from mmu.machine.dispatch import callback
 
 Hook = Callable[[int, int, int, int, int, int], int]
 
@@ -41,22 +40,13 @@ def ticks() -> int:
 @cache
 def compiled_hook(function: Hook) -> int:
     """Address of the callback made of `function(ctx, actor, kind, a, b, c)`; kept for good."""
-    use_layer_cache(function)
-    compiled = numba.cfunc(types.int64(*[types.int64] * 6), cache=True)(function)
-    _kept.append(compiled)
-    return int(compiled.address)
+    return compiled_function(function, 6)
 
 
 @cache
 def compiled_function(function: Callable[..., int], arguments: int = 2) -> int:
     """Address of the C function made of `function`, of int64 arguments; kept for good."""
-    use_layer_cache(function)
-    compiled = numba.cfunc(types.int64(*[types.int64] * arguments), cache=True)(function)
-    _kept.append(compiled)
-    return int(compiled.address)
-
-
-_kept: list[Any] = []
+    return callback(function, arguments)
 
 
 def _pointer(builder: Any, address: Any, index: Any) -> Any:

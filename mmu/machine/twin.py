@@ -12,13 +12,13 @@ swapping names inside the modules, which would change the model under whoever ru
 from __future__ import annotations
 
 import builtins
-import dis
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
 from numba.core.dispatcher import Dispatcher
+
+from mmu.machine.dispatch import global_names
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Substitutes = Mapping[Callable[..., Any], Callable[..., Any]]
@@ -48,7 +48,7 @@ class _Loader:
         twin.__doc__ = source.__doc__
         # Known before its callees are looked at: kernels may call each other in a circle.
         self._twins[kernel] = twin
-        for name, attribute in _global_names(source.__code__):
+        for name, attribute in global_names(source.__code__):
             if name in source.__globals__:
                 value = source.__globals__[name]
                 if isinstance(value, ModuleType):
@@ -85,21 +85,6 @@ def interpreted(kernel: Function, substitutes: Substitutes | None = None) -> Fun
         raise TwinError(f"{kernel!r} is no kernel: only what `@kernel` made has a twin")
     loader = _shared if substitutes is None else _Loader(substitutes)
     return cast("Function", loader.load(kernel))
-
-
-def _global_names(code: CodeType) -> list[tuple[str, str]]:
-    """Names that the code looks up outside itself, each with the attribute that it takes there.
-
-    `co_names` would not do: it mixes them with the names of attributes.  The attribute is empty
-    where the value itself is used.
-    """
-    instructions = [each for each in dis.get_instructions(code) if each.opname != "EXTENDED_ARG"]
-    names = set()
-    for lookup, after in pairwise(instructions):
-        if lookup.opname == "LOAD_GLOBAL":
-            takes = after.opname in ("LOAD_ATTR", "LOAD_METHOD")
-            names.add((str(lookup.argval), str(after.argval) if takes else ""))
-    return sorted(names)
 
 
 def _refuse_function_of_module(source: FunctionType, module: ModuleType, attribute: str) -> None:

@@ -23,7 +23,7 @@ from mmu.entry import enter_guest
 from mmu.hw.vcpu import request_all
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import cache_root
+from mmu.machine.dispatch import cache_root
 from mmu.machine.layout import C_WORKLOAD, LINE, REQUEST, VCPU_STATE
 from mmu.machine.lock import (
     mmu_read_lock,
