@@ -24,8 +24,10 @@ from mmu.machine.events import (
     INVALIDATE_RANGE_START,
     PEEK,
     POKE,
+    READ_ONCE,
     TABLE_FREE,
     WARN,
+    XCHG,
 )
 from mmu.machine.kernel import array_kernel, inlined_array_kernel
 from mmu.machine.layout import (
@@ -39,6 +41,7 @@ from mmu.machine.layout import (
     C_TLB,
     C_VCPUS,
     RECORD_WORDS,
+    REQUEST,
     SP_FREE,
     SP_STATE,
     TLB_GENERATION,
@@ -80,7 +83,12 @@ def check_freed(ctx: int, actor: int, event: int, a: int, b: int) -> None:
         return
     for vcpu in range(word_now(ctx, C_VCPUS)):
         own = word_now(ctx, C_ACTOR_BASE) + vcpu * word_now(ctx, C_ACTOR_STRIDE)
-        if word_now(ctx, own + VCPU_STATE) & MODE_MASK == IN_GUEST_MODE:
+        handle = at.actor_at(ctx, vcpu)
+        # Entering is writing the mode, looking for requests and leaving again if there are any:
+        # until then nothing is used.
+        doing, word = get(handle, at.A_KIND), get(handle, at.A_ADDR) - own
+        looks = (doing == READ_ONCE and word == REQUEST) or (doing == XCHG and word == VCPU_STATE)
+        if word_now(ctx, own + VCPU_STATE) & MODE_MASK == IN_GUEST_MODE and not looks:
             if event == TABLE_FREE:
                 _check_table(ctx, actor, own, vcpu, a)
             else:
@@ -131,12 +139,18 @@ class Watcher:
     """The same judgements over a world that is run by Python, step by step."""
 
     def __init__(self, world: World) -> None:
-        self._block = block = np.zeros(at.HEADER_WORDS, np.int64)
+        rows = len(world.scenario.actors) * at.ACTOR_WORDS
+        self._block = block = np.zeros(at.HEADER_WORDS + rows, np.int64)
         block[at.H_BASE] = world.words.ctypes.data
         block[at.H_GEOMETRY] = world.geometry
         if world.vm is not None:
             tables = world.vm.layout.regions["tables"]
             block[at.H_TABLES], block[at.H_TABLES_END] = tables.start, tables.end
+
+    def park(self, actor: int, kind: int, addr: int) -> None:
+        """What an actor is about to do."""
+        row = at.HEADER_WORDS + actor * at.ACTOR_WORDS
+        self._block[row + at.A_KIND], self._block[row + at.A_ADDR] = kind, addr
 
     def step(self, actor: int, kind: int, addr: int) -> Found | None:
         """Before a step: what it breaks."""

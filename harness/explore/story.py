@@ -127,6 +127,7 @@ class Teller:
             raise _Broken("raised", f"{name} raised an exception", number) from error
         if not self._greenlets[number].dead:
             self._pending[number] = parked
+            self._owed.park(number, *parked[:2])
 
     def _observer(self, number: int) -> Any:
         def observe(kind: int, a: int = 0, b: int = 0, c: int = 0) -> int:

@@ -186,6 +186,20 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba is untyped
 _digests: dict[Callable[..., Any], str] = {}
 
 
+_primitive_kernels: list[KernelFunction] = []
+
+
+def settle_primitives(before: Any = None) -> None:
+    """Have the kernels of this folder, all or those `before` one, ready.
+
+    The code of a primitive may call them, and no name in its caller's bytecode says so.
+    """
+    for each in _primitive_kernels:
+        if each is before:
+            return
+        each.settle()
+
+
 def _is_kept(files: _Cache) -> bool:
     return Path(files._cache_file._index_path).exists()
 
@@ -202,7 +216,12 @@ class CompiledFunction(CPUDispatcher):  # type: ignore[misc]  # numba is untyped
     """A numba function that is kept under its digest, and linked into what calls it."""
 
     def __init__(self, function: Callable[..., Any], inlined: bool = False) -> None:
-        options = {"nopython": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+        options = {
+            "nopython": True,
+            "nogil": True,
+            "error_model": "numpy",
+            "no_cfunc_wrapper": True,
+        }
         if inlined:
             options["forceinline"] = True
         self._ready = self._preparing = False
@@ -220,6 +239,7 @@ class CompiledFunction(CPUDispatcher):  # type: ignore[misc]  # numba is untyped
             if self._preparing:
                 raise DependencyError(f"{self.__module__}.{self.__qualname__} calls itself")
             self._preparing = True
+            settle_primitives(before=self)
             self._cache = _cache_for(self.py_func, self._flavour)
             self._ready = True
         return _is_kept(self._cache)
@@ -249,6 +269,8 @@ class KernelFunction(CompiledFunction):
         size = sum(1 for _ in dis.get_instructions(function.__code__))
         # What a function makes has no name of its own.
         self.linked_in = inlined or size <= SMALL or "<locals>" in function.__qualname__
+        if function.__module__.startswith(f"{__package__}."):
+            _primitive_kernels.append(self)
 
     def text_for_callers(self) -> str:
         """Name and result, which callers are compiled for; all of it where it is linked in."""
@@ -288,6 +310,7 @@ class _Callback(CFunc):
     def __init__(self, function: Callable[..., int], arguments: int) -> None:
         signature = numba.int64(*[numba.int64] * arguments)
         super().__init__(function, (signature.args, signature.return_type), {}, {})
+        settle_primitives()
         self._cache = _cache_for(function, "callback")
         self.compile()
 
