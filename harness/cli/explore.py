@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         choices=STRATEGIES,
         default="auto",
         metavar="NAME",
-        help="; ".join(f"{name}: {info.about}" for name, info in STRATEGIES.items()),
+        help="; ".join(f"{k}: {v.about}" for k, v in STRATEGIES.items()).replace("%", "%%"),
     )
     parser.add_argument("--executions", type=_count, metavar="N", help="end after N executions")
     parser.add_argument(
