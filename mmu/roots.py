@@ -136,6 +136,8 @@ def _unlink_root(cpu: Cpu, root: int) -> None:
 @kernel
 def _free_root(cpu: Cpu, root: int) -> None:
     """Nobody has a reference: unlink, and free after a grace period.  It must be empty."""
+    owed = read_once(cpu, _record(cpu, root) + SP_ROOT_SCHEDULED)
+    warn(cpu, owed != 0 and not stopped(cpu), ROOT_REFERENCES, root_page(root), 0, 3)
     _unlink_root(cpu, root)
     table = root_table(cpu, root)
     for i in range(entries_of(cpu)):

@@ -15,6 +15,19 @@ REPLAYS = 100
 
 # Scenario that finds it, and the oracle that it belongs to.
 FOUND = {
+    "b07-table-freed-without-grace-period": ("promote-execute", "lifetime"),
+    "b08-reader-revives-dying-root": ("put-get", "roots"),
+    "b09-slot-gone-before-its-mappings": ("slot-delete-move", "frames"),
+    "b12-zap-misses-what-reaches-beyond": ("invalidate-partial", "leaks"),
+    "b13-slots-change-within-invalidation": ("slot-delete-notifier", "balance"),
+    "b16-fault-populates-defunct-root": ("invalidate-fault", "leaks"),
+    "b17-iterator-skips-after-yield": ("invalidate-top", "leaks"),
+    "b18-slot-being-deleted-taken-for-hole": ("slot-delete-fault", "mapping"),
+    "b19-notifier-skips-invalid-roots": ("worker-notifier", "frames"),
+    "b24-reader-works-on-invalid-root": ("enable-put", "roots"),
+    "b27-reference-given-back-twice": ("worker-fault", "roots"),
+    "b37-leaf-mapped-over-frozen-entry": ("promote-execute", "frozen"),
+    "b39-sequence-cut-to-32-bits": ("notifier-wrap", "progress"),
     "lost-dirty-by-plain-write": ("map-map-same", "transitions"),
     "table-linked-before-initialised": ("split-split-faults", "leaks"),
     "split-children-without-dirty": ("split-split", "dirty"),
