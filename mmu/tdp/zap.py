@@ -1,4 +1,4 @@
-"""Take mappings away: one leaf, the leafs of a range, a whole root.
+"""Take mappings away: one leaf, the leafs of a range, one table, a whole root.
 
 Nobody who zaps flushes by himself.  A range zap tells its caller that a flush is owed; a root's
 zap owes none, since a vCPU that could use the root flushes when it loads another one.
@@ -21,10 +21,23 @@ from mmu.machine.layout import (
     ITERATOR,
     N_HUGE_ZAPPED,
     N_ROOTS_ZAPPED,
+    SP_GFN,
+    SP_LEVEL,
+    SP_PARENT,
     SP_ROOT_COUNT,
 )
 from mmu.machine.lock import HELD_MMU, HELD_MMU_READ, HELD_MMU_WRITE, assert_held
-from mmu.machine.primitives import config, cycles, emit, own, peek, set_own, stopped, tally
+from mmu.machine.primitives import (
+    config,
+    cycles,
+    emit,
+    own,
+    peek,
+    read_once,
+    set_own,
+    stopped,
+    tally,
+)
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.pages import record_of
 from mmu.policy import STEPS_1G, STEPS_4K_2M_1G, STEPS_LEAFS_FIRST
@@ -102,6 +115,21 @@ def _zap_entry(cpu: Cpu, sptep: int, gfn: int, level: int, old: int) -> int:
         set_spte(cpu, sptep, gfn, level, old, NONPRESENT)
         return DONE
     return set_spte_atomic(cpu, sptep, gfn, level, old, NONPRESENT)
+
+
+@kernel
+def zap_sp(cpu: Cpu, page: int) -> int:
+    """Zap one linked table by the entry that links it; 1, or 0 if somebody else was faster.
+
+    kvm_tdp_mmu_zap_sp.  Whoever calls flushes before it leaves its RCU section: only that keeps
+    the table from being freed while the hardware is in it.
+    """
+    assert_held(cpu, HELD_MMU)
+    record = record_of(cpu, page)
+    sptep = read_once(cpu, record + SP_PARENT)
+    gfn, level = peek(cpu, record + SP_GFN), peek(cpu, record + SP_LEVEL)
+    old = read_once(cpu, sptep)
+    return int(_zap_entry(cpu, sptep, gfn, level + 1, old) == DONE)
 
 
 @kernel

@@ -15,6 +15,7 @@ REPLAYS = 100
 
 # Scenario that finds it, and the oracle that it belongs to.
 FOUND = {
+    "no-flush-in-notifier": ("notifier-write", "tlb"),
     "b07-table-freed-without-grace-period": ("promote-execute", "lifetime"),
     "b08-reader-revives-dying-root": ("put-get", "roots"),
     "b09-slot-gone-before-its-mappings": ("slot-delete-move", "frames"),
@@ -41,7 +42,7 @@ FOUND = {
     "enable-protects-before-the-flag": ("enable-fault", "dirty"),
     "fast-fault-marks-before-cmpxchg": ("fast-fault-harvest", "dirty"),
     "flush-without-waiting": ("walker-harvest-dirty", "dirty"),
-    "frozen-entry-taken-for-empty": ("drop-prefault", "transitions"),
+    "frozen-entry-taken-for-empty": ("drop-prefault", "frozen"),
     "harvest-clears-by-plain-write": ("fast-fault-harvest-pml", "transitions"),
     "list-add-without-lock": ("execute-execute", "leaks"),
     "log-bit-by-plain-write": ("write-write-bitmap", "dirty"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
@@ -25,10 +26,13 @@ from workloads.scenarios.registry import SCENARIOS, load
 LOADED = {name: load(name) for name in SCENARIOS}  # here, so that their kernels are compiled once
 MODULES = modules_of(
     *("tdp", "fault.py", "fast_fault.py", "hw", "dirty_log.py", "tdp_mmu.py", "tdp_iter.py"),
-    *("guest.py", "pages.py", "memslots.py", "host/frames.py"),
+    *("guest.py", "pages.py", "memslots.py", "host", "removed.py", "nx_list.py", "roots.py"),
+    *("reload.py", "entry.py", "notifier.py", "zap_worker.py", "zap_all.py", "slot_changes.py"),
+    "host_changes.py",
 )
 SCHEDULES = 60
 STEPS_MAX = 5000
+ATTEMPTS_MAX = 3  # of an actor, while the one that it may need is preempted
 SECONDS_MAX = 60  # of one test: what does not stop must not hang
 TICK = 1 << 40  # more than any scheduler tick
 
@@ -56,6 +60,7 @@ class Run:
         self.now = 0
         self.steps = 0
         self.waiting: set[int] = set()  # whose attempt failed: somebody else goes on first
+        self.attempts = Counter[int]()  # failed ones
         actors = enumerate(self.scenario.actors)
         self.stepper = Stepper(
             {
@@ -67,6 +72,7 @@ class Run:
     def _answer(self, actor: int, kind: int, a: int, b: int, c: int) -> int:
         if kind == events.AGAIN:
             self.waiting.add(actor)
+            self.attempts[actor] += 1
         if kind == events.CLOCK:
             self.now += self.random.choice((1, 1, 1, TICK))
             return self.now
@@ -115,10 +121,15 @@ def at_random(run: Run) -> Choose:
 
 
 def preempted(run: Run, first: int, after: int) -> Choose:
-    """One actor does `after` steps, then the others as far as they can go, then it goes on."""
+    """One actor does `after` steps, then the others as far as they can go, then it goes on.
+
+    Who tries in vain again and again can go no further: it waits for what the first does.
+    """
 
     def choose(able: list[int]) -> int:
         others = [each for each in able if each != first]
+        if first in able:
+            others = [each for each in others if run.attempts[each] < ATTEMPTS_MAX]
         if first in able and (run.steps < after or not others):
             return first
         return others[0]

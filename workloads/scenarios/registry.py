@@ -69,6 +69,7 @@ SCENARIOS = {
     "split-zap": _ZAPS,
     "eager-split-zap": _ZAPS,
     "zap-walker": _ZAPS,
+    "zap-table-execute": _ZAPS,
     "promote-walker": _ZAPS,
     "promote-execute": _ZAPS,
     "promote-promote": _ZAPS,

@@ -8,10 +8,13 @@ from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import PROBE_CMPXCHG, PROBE_CONTEND
 from mmu.machine.kernel import kernel
-from mmu.machine.layout import C_GFN_COUNT
+from mmu.machine.layout import C_GFN_COUNT, NX_LIST
 from mmu.machine.lock import mmu_write_lock, mmu_write_unlock
-from mmu.machine.primitives import config
+from mmu.machine.primitives import config, read_once
+from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.notifier import unmap_gfn_range
+from mmu.pages import maybe_free_deferred
+from mmu.tdp.zap import zap_sp
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
@@ -51,8 +54,28 @@ def zap_everything(cpu: Cpu) -> None:
 
 
 @kernel
+def zap_nx_table(cpu: Cpu) -> None:
+    """Zap the table that is first on the list of those that exist for NX only, if there is one."""
+    mmu_write_lock(cpu)
+    rcu_read_lock(cpu)
+    page = read_once(cpu, NX_LIST)
+    if page != 0:
+        zap_sp(cpu, page)
+        flush_remote_tlbs(cpu, 0, EVERYTHING)
+    rcu_read_unlock(cpu)
+    mmu_write_unlock(cpu)
+    maybe_free_deferred(cpu)
+
+
+@kernel
 def nothing(cpu: Cpu) -> None:
     """An actor whose work was done before."""
+
+
+def executed(vm: Vm) -> None:
+    """gfn 0 was executed: a table stands where NX forbids a huge page."""
+    fill_caches(vm)
+    execute_page_0(vm.cpu(0))
 
 
 def small_pages_where_huge_may_be(vm: Vm) -> None:
@@ -121,4 +144,11 @@ PROMOTE_PROMOTE = Scenario(
     (Actor("vcpu 0", write_page_1), Actor("vcpu 1", read_page_1), Actor("vmm", nothing)),
     vm=small_vm(2, 1, backing_level=2),
     setup=small_pages_where_huge_may_be,
+)
+ZAP_TABLE_EXECUTE = Scenario(
+    "zap-table-execute",
+    "a page is executed in a table that is being given back",
+    (Actor("vcpu 0", execute_page_1), Actor("host", zap_nx_table)),
+    vm=small_vm(1, 1, backing_level=2),
+    setup=executed,
 )
