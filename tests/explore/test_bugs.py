@@ -16,6 +16,7 @@ REPLAYS = 100
 # Scenario that finds it, and the oracle that it belongs to.
 FOUND = {
     "no-flush-in-notifier": ("notifier-write", "tlb"),
+    "no-reload-request": ("slot-delete-fault", "tlb"),
     "b07-table-freed-without-grace-period": ("promote-execute", "lifetime"),
     "b08-reader-revives-dying-root": ("put-get", "roots"),
     "b09-slot-gone-before-its-mappings": ("slot-delete-move", "frames"),

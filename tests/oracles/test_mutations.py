@@ -14,7 +14,15 @@ PAGES_4K = ("dirty-log", "-g", "-b", "8M", "-w", "50", "-i", "1")
 # Every vCPU touches all memory, in the same order: they race for every table and every page.
 CROWDED = ("dirty-log", "-g", "-o", "-v", "2", "-b", "32M", "-i", "1")
 
+TORTURE = ("torture", "-v", "3", "--seconds", "3")
+
 CAUGHT = {
+    "balance-counted-twice": ("balance", TORTURE),
+    "frames-freed-before-the-notifier": ("frames", TORTURE),
+    "frozen-entry-mapped-over": ("frozen", (*TORTURE, "-s", "2m", "--huge-split", "zap")),
+    "mapping-notifier-without-flush": ("mapping", TORTURE),
+    "progress-passes-skipped": ("progress", (*TORTURE, "--zap-steps", "4k-2m-1g")),
+    "roots-reference-put-twice": ("roots", TORTURE),
     "lifetime-wild-frame": ("lifetime", PAGES_4K),
     "mapping-wrong-frame": ("mapping", PAGES_4K),
     "memory-zeroed-again": ("memory", (*SMALL, "--huge-split", "zap")),
@@ -39,7 +47,7 @@ def test_every_mutation_has_its_oracle():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [SMALL, CROWDED, (*SMALL, "--huge-split", "fault")])
+@pytest.mark.parametrize("words", [SMALL, CROWDED, (*SMALL, "--huge-split", "fault"), TORTURE])
 def test_the_model_is_not_accused(tmp_path, words):
     status, document, _ = stress(tmp_path, *words)
     assert (status, document["outcome"], document["violations"]) == (0, "clean", [])
