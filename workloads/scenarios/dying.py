@@ -7,19 +7,28 @@ from mmu.machine.blocking import wait_while, wake
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import PROBE_CONTEND
 from mmu.machine.kernel import kernel
-from mmu.machine.layout import C_WORKLOAD, TABLE_CACHE_MAX, ZAP_QUEUED
+from mmu.machine.layout import (
+    C_WORKLOAD,
+    LEVELS_MAX,
+    TABLE_CACHE_COUNT,
+    TABLE_CACHE_MAX,
+    ZAP_QUEUED,
+)
 from mmu.machine.lock import slots_lock, slots_unlock
-from mmu.machine.primitives import config, xchg
+from mmu.machine.primitives import config, own, xchg
 from mmu.pages import topup_table_cache
-from mmu.reload import load_root, unload_root
-from mmu.spte import ACCESS_WRITE
+from mmu.reload import load_root, switch_root, unload_root
+from mmu.spte import ACCESS_EXECUTE, ACCESS_WRITE
 from mmu.vm import Vm
 from mmu.zap_all import begin_destroy, destroy_vm, finish_destroy, zap_all_fast
 from mmu.zap_worker import zap_worker_turn
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
     enable_and_copy,
+    execute_page_1,
     fill_caches,
+    harvest_and_copy,
+    logged,
     map_for_writing,
     one_access,
     small_vm,
@@ -63,6 +72,15 @@ def drop_and_tell(cpu: Cpu) -> None:
 def reload_and_write(cpu: Cpu) -> None:
     """The vCPU changes its root for one that is like it, and writes gfn 0 there."""
     unload_root(cpu)
+    vcpu_load(cpu)
+    touch(cpu, 0, ACCESS_WRITE)
+    vcpu_put(cpu)
+
+
+@kernel
+def switch_and_write(cpu: Cpu) -> None:
+    """The vCPU goes to another address space, which has no root yet, and writes gfn 0 there."""
+    switch_root(cpu, 1 << 3 | cpu.geometry >> 8)
     vcpu_load(cpu)
     touch(cpu, 0, ACCESS_WRITE)
     vcpu_put(cpu)
@@ -115,6 +133,27 @@ def both_halves(vm: Vm) -> None:
     """gfns 0 and 5 are mapped: something below each entry of the root."""
     map_for_writing(vm)
     one_access(vm.cpu(0), 5, ACCESS_WRITE)
+
+
+def executed_apart(vm: Vm) -> None:
+    """gfns 2, 0 and 4 were executed, in this order: three tables that exist for NX only."""
+    fill_caches(vm)
+    for gfn in (2, 0, 4):
+        one_access(vm.cpu(0), gfn, ACCESS_EXECUTE)
+
+
+def logged_and_dropped(vm: Vm) -> None:
+    """Logging is on; vCPU 0 has dropped the only root, and the worker has not begun."""
+    logged(vm)
+    unload_root(vm.cpu(0))
+
+
+def short_of_tables(vm: Vm) -> None:
+    """vCPU 0 has used up the pages that it had at hand: next come those that were freed."""
+    cpu = vm.cpu(0)
+    fill_caches(vm)
+    while own(cpu, TABLE_CACHE_COUNT) > LEVELS_MAX:
+        reload_and_write(cpu)
 
 
 def dropped(vm: Vm) -> None:
@@ -289,4 +328,46 @@ WORKER_NOTIFIER = Scenario(
     (Actor("vcpu 0", nothing), Actor("worker", work_once), Actor("host", move_page_0)),
     vm=small_vm(1, 2, spare_frames=2, zap_by="worker"),
     setup=dropped,
+)
+SWITCH_FAULT = Scenario(
+    "switch-fault",
+    "a vCPU goes to another address space while another one stays and writes",
+    (Actor("vcpu 0", switch_and_write), Actor("vcpu 1", write_page_0)),
+    vm=small_vm(2),
+    setup=map_for_writing,
+)
+REUSE_FAULT = Scenario(
+    "reuse-fault",
+    "a vCPU builds a new root of tables that were freed just now, the old one's among them",
+    (Actor("vcpu 0", reload_and_write), Actor("vcpu 1", take_and_drop_root)),
+    vm=small_vm(2),
+    setup=short_of_tables,
+)
+INVALIDATE_EXECUTED = Scenario(
+    "invalidate-executed",
+    "a root whose tables are on the NX list is invalidated while a vCPU executes",
+    (Actor("vcpu 0", execute_page_1), Actor("vmm", invalidate)),
+    vm=small_vm(1, 1, backing_level=2),
+    setup=executed_apart,
+)
+INVALIDATE_DEEP = Scenario(
+    "invalidate-deep",
+    "a root of four levels is invalidated while a vCPU writes",
+    (Actor("vcpu 0", write_page_1), Actor("vmm", invalidate)),
+    vm=small_vm(1, 1, levels=4),
+    setup=map_for_writing,
+)
+HARVEST_WORKER = Scenario(
+    "harvest-worker",
+    "the dirty log is taken while the worker zaps a root that was dropped",
+    (Actor("vcpu 0", nothing), Actor("vmm", harvest_and_copy), Actor("worker", work_once)),
+    vm=small_vm(1, 2, zap_by="worker"),
+    setup=logged_and_dropped,
+)
+DESTROY_LOADED = Scenario(
+    "destroy-loaded",
+    "the VM dies while a vCPU at rest has a root with clean, writable leafs",
+    (Actor("vcpu 0", nothing), Actor("vmm", destroy)),
+    vm=small_vm(1, 1),
+    setup=logged,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmu.host_changes import (
     collapse_huge_mapping,
+    discard_pages,
     move_page,
     split_huge_mapping,
     swap_out,
@@ -14,6 +15,7 @@ from mmu.machine.events import PROBE_CONTEND
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import INVALIDATE_SEQ
 from mmu.notifier import invalidate_range_end, invalidate_range_start
+from mmu.spte import ACCESS_WRITE
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
@@ -21,6 +23,7 @@ from workloads.scenarios.common import (
     logged,
     map_for_reading,
     map_for_writing,
+    one_access,
     read_page_0,
     read_page_1,
     small_vm,
@@ -67,6 +70,31 @@ def invalidate_page_0(cpu: Cpu) -> None:
     """An invalidation of host page 0 in which nothing changes."""
     invalidate_range_start(cpu, 0, 1, 1)
     invalidate_range_end(cpu, 0, 1)
+
+
+@kernel
+def invalidate_without_sleep(cpu: Cpu) -> None:
+    """The same by somebody who may not sleep, as the OOM killer's reaper."""
+    invalidate_range_start(cpu, 0, 1, 0)
+    invalidate_range_end(cpu, 0, 1)
+
+
+@kernel
+def move_page_4(cpu: Cpu) -> None:
+    """Host page 4 moves to another frame."""
+    move_page(cpu, 4)
+
+
+@kernel
+def discard_two_pages(cpu: Cpu) -> None:
+    """Host pages 0 and 1 are given up with what they hold."""
+    discard_pages(cpu, 0, 2)
+
+
+@kernel
+def write_page_4(cpu: Cpu) -> None:
+    """The guest writes gfn 4."""
+    one_access(cpu, 4, ACCESS_WRITE)
 
 
 @kernel
@@ -190,4 +218,61 @@ MOVE_SPLIT_WRITE = Scenario(
     (Actor("vcpu 0", write_page_1), Actor("host", move_page_0)),
     vm=small_vm(1, 1, backing_level=2, spare_frames=2),
     setup=split_and_written,
+)
+NOTIFIER_ATOMIC = Scenario(
+    "notifier-atomic",
+    "an invalidation that may not sleep while a vCPU writes a page that is mapped",
+    (Actor("vcpu 0", write_page_0), Actor("host", invalidate_without_sleep)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=map_for_writing,
+)
+NOTIFIER_OTHER_SLOT = Scenario(
+    "notifier-other-slot",
+    "the host moves a page of the second memslot while a vCPU writes it",
+    (Actor("vcpu 0", write_page_4), Actor("host", move_page_4)),
+    vm=small_vm(1, 1, spare_frames=2, slots=2),
+    setup=fill_caches,
+)
+PROTECT_SWAP_OUT = Scenario(
+    "protect-swap-out",
+    "the host write-protects and reclaims a page that a vCPU writes",
+    (
+        Actor("vcpu 0", write_page_0),
+        Actor("host 0", protect_page_0),
+        Actor("host 1", swap_page_0),
+    ),
+    vm=small_vm(1, 2, spare_frames=2),
+    setup=map_for_writing,
+)
+HUGE_SPLIT_TWICE = Scenario(
+    "huge-split-twice",
+    "two threads of the host split the huge page that a vCPU reads",
+    (Actor("vcpu 0", read_page_1), Actor("host 0", split_page_0), Actor("host 1", split_page_0)),
+    vm=small_vm(1, 2, backing_level=2, spare_frames=2),
+    setup=map_for_reading,
+)
+PROTECT_COLLAPSE = Scenario(
+    "protect-collapse",
+    "the host write-protects a page and makes a huge page of it, or not",
+    (
+        Actor("vcpu 0", read_page_0),
+        Actor("host 0", protect_page_0),
+        Actor("host 1", collapse_page_0),
+    ),
+    vm=small_vm(1, 2, backing_level=2, spare_frames=2),
+    setup=collapsible,
+)
+COLLAPSE_SMALL = Scenario(
+    "collapse-small",
+    "the host is to make a huge page where memory has none",
+    (Actor("vcpu 0", write_page_0), Actor("host", collapse_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=map_for_writing,
+)
+DISCARD_READ = Scenario(
+    "discard-read",
+    "two pages, one of them on disk, are given up while a vCPU reads the other",
+    (Actor("vcpu 0", read_page_1), Actor("host", discard_two_pages)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=swapped_out,
 )
