@@ -63,10 +63,15 @@ def output_of(command: str) -> str:
 
 
 def times_and_counters(lines: list[str]) -> list[str]:
-    """A run's first two tables and its last line: what a document has room for."""
-    blocks = "\n".join(lines).split("\n\n")
-    found = [block for block in blocks if block.startswith("|")][:2]
-    return "\n\n".join([*found, lines[-1]]).splitlines()
+    """What a document has room for: a run's first two tables and its last line.
+
+    Of a run that ends in a comparison of its workload's own, that table and what follows it.
+    """
+    blocks = [block for block in "\n".join(lines).split("\n\n") if block.strip()]
+    tables = [number for number, block in enumerate(blocks) if block.startswith("|")]
+    if " latency " not in blocks[tables[-1]].splitlines()[0]:
+        return "\n\n".join(blocks[tables[-1] :]).splitlines()
+    return "\n\n".join([*(blocks[number] for number in tables[:2]), lines[-1]]).splitlines()
 
 
 def counters_in(text: str) -> list[str]:

@@ -122,7 +122,7 @@ def plan(args: argparse.Namespace) -> Plan:
         vm=vm,
         roles=roles,
         phases=(
-            Phase("torture", "Torture time: {seconds}", parts),
+            Phase("torture", "Torture time: {seconds}", parts, lasts=args.seconds),
             Phase("destroy", "Destroying the VM: {seconds}", {VMM: lambda a: destroy_vm(a.cpu)}),
         ),
         headline="torture",

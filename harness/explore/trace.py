@@ -30,7 +30,7 @@ class Step:
 class Finding:
     """A broken rule with the schedule that breaks it.
 
-    `oracle` is the oracle's name, or `deadlock`, `livelock`, `outcome`, `check`, `raised`;
+    `oracle` is the oracle's name, or `outcome`, `check`, `raised`;
     `actor` who was running (-1: nobody, it showed at the end).
     """
 

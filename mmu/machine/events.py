@@ -58,8 +58,8 @@ PREPARE_ZAP = 11  # page of a removed table, gfn, level
 ROOT_GET = 12  # page, references before
 ROOT_PUT = 13  # page, references before
 ZAP_ALL_FAST = 14
-INVALIDATE_RANGE_START = 15  # first gfn, end, sequence
-INVALIDATE_RANGE_END = 16  # first gfn, end, sequence
+INVALIDATE_RANGE_START = 15  # first host page, end, whether a memslot shows them
+INVALIDATE_RANGE_END = 16  # the same
 FRAME_FREE = 17  # frame, gfn
 ROOT_ZAPPED = 18  # page
 

@@ -151,7 +151,7 @@ def logged_and_dropped(vm: Vm) -> None:
 def short_of_tables(vm: Vm) -> None:
     """vCPU 0 has used up the pages that it had at hand: next come those that were freed."""
     cpu = vm.cpu(0)
-    fill_caches(vm)
+    one_root(vm)
     while own(cpu, TABLE_CACHE_COUNT) > LEVELS_MAX:
         reload_and_write(cpu)
 
