@@ -52,11 +52,12 @@ def unload_root(cpu: Cpu) -> None:
 
 @kernel
 def reload_if_obsolete(cpu: Cpu) -> None:
-    """KVM_REQ_MMU_FREE_OBSOLETE_ROOTS: whoever invalidated the root has asked for this."""
-    root = own(cpu, VCPU_ROOT)
-    if root != 0 and root_invalid(cpu, root):
+    """KVM_REQ_MMU_FREE_OBSOLETE_ROOTS: whoever invalidated the root has asked for this.
+
+    A vCPU that serves requests is about to enter the guest, so it has a root.
+    """
+    if root_invalid(cpu, own(cpu, VCPU_ROOT)):
         unload_root(cpu)
-    if own(cpu, VCPU_ROOT) == 0:
         load_root(cpu)
 
 

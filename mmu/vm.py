@@ -47,6 +47,7 @@ class VmConfig:
     gfn_base: int = GFN_BASE
     bits: int = 9
     levels: int = 4
+    levels_max: int = 0  # of roots that the guest may choose besides; 0: none has more
     tlb_bits: tuple[int, int, int, int] = (10, 8, 4, 6)
     pml_size: int = 512
     workload_words: int = 0

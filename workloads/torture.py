@@ -114,6 +114,7 @@ def plan(args: argparse.Namespace) -> Plan:
         absent_slots=1,
         slot_pages=(pages - 2 * quarter, quarter, quarter),
         roots=6,
+        levels_max=5 if args.root_switches else 0,
         spare_frames=max(pages // 8, 64),
         rcu_batch=64,
     )

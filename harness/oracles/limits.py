@@ -8,11 +8,14 @@ from __future__ import annotations
 FAULT_RETRIES_MAX = 100_000
 
 
-def entries_between_checks_max(zap_steps: str, entries: int) -> int:
+def entries_between_checks_max(zap_steps: str, entries: int, levels: int) -> int:
     """Entries of removed tables between two yield checks that a policy promises, 0: no promise.
 
     `4k-2m-1g` removes tables that are empty, so one table at a time; `1g` removes a 1G entry with
-    the tables below it.  `root` and `leafs-first` remove all that a root's entry has: their harm is
-    a figure, not a violation.
+    the tables below it.  The last pass of both removes what is above: one table below a root of
+    four levels, and below one of five (`levels`) also the tables that this one links.  `root` and
+    `leafs-first` remove all that a root's entry has: their harm is a figure, not a violation.
     """
-    return {"4k-2m-1g": entries, "1g": entries + entries * entries}.get(zap_steps, 0)
+    above = sum(entries**n for n in range(1, levels - 2))
+    steps = {"4k-2m-1g": entries, "1g": entries + entries * entries}
+    return max(steps[zap_steps], above) if zap_steps in steps else 0

@@ -19,7 +19,8 @@ def audit(snapshot: Snapshot) -> list[str]:
     """Actors that did more at a stretch than is promised."""
     vm = snapshot.vm
     problems = []
-    entries = limits.entries_between_checks_max(vm.config.zap_steps, 1 << vm.config.bits)
+    levels = max(vm.config.levels, vm.config.levels_max)
+    entries = limits.entries_between_checks_max(vm.config.zap_steps, 1 << vm.config.bits, levels)
     for actor in range(vm.config.actors):
         words = vm.actor_words(actor)
         handled, retries = int(words[at.N_BETWEEN_CHECKS_MAX]), int(words[at.N_FAULT_RETRIES_MAX])

@@ -21,7 +21,10 @@ CAUGHT = {
     "frames-freed-before-the-notifier": ("frames", TORTURE),
     "frozen-entry-mapped-over": ("frozen", (*TORTURE, "-s", "2m", "--huge-split", "zap")),
     "mapping-notifier-without-flush": ("mapping", TORTURE),
-    "progress-passes-skipped": ("progress", (*TORTURE, "--zap-steps", "4k-2m-1g")),
+    "progress-passes-skipped": (
+        "progress",
+        (*TORTURE, "--root-switches", "0", "--zap-steps", "4k-2m-1g"),
+    ),
     "roots-reference-put-twice": ("roots", TORTURE),
     "lifetime-wild-frame": ("lifetime", PAGES_4K),
     "mapping-wrong-frame": ("mapping", PAGES_4K),

@@ -29,6 +29,7 @@ from workloads.scenarios.common import (
     fill_caches,
     harvest_and_copy,
     logged,
+    logged_and_written,
     map_for_writing,
     one_access,
     small_vm,
@@ -143,8 +144,8 @@ def executed_apart(vm: Vm) -> None:
 
 
 def logged_and_dropped(vm: Vm) -> None:
-    """Logging is on; vCPU 0 has dropped the only root, and the worker has not begun."""
-    logged(vm)
+    """A page is logged; vCPU 0 has dropped the only root, and the worker has not begun."""
+    logged_and_written(vm)
     unload_root(vm.cpu(0))
 
 
@@ -331,10 +332,10 @@ WORKER_NOTIFIER = Scenario(
 )
 SWITCH_FAULT = Scenario(
     "switch-fault",
-    "a vCPU goes to another address space while another one stays and writes",
-    (Actor("vcpu 0", switch_and_write), Actor("vcpu 1", write_page_0)),
+    "a vCPU gets its first root, in another address space, while another one changes its own",
+    (Actor("vcpu 0", reload_and_write), Actor("vcpu 1", switch_and_write)),
     vm=small_vm(2),
-    setup=map_for_writing,
+    setup=one_root,
 )
 REUSE_FAULT = Scenario(
     "reuse-fault",
