@@ -12,12 +12,13 @@ the actor's own block.
 
 from __future__ import annotations
 
-from mmu.host.frames import MARK_ACCESSED, MARK_DIRTY, folio_of, mark_frame
+from mmu.host.frames import MARK_ACCESSED, MARK_DIRTY, folio_mask, mark_frame
 from mmu.machine import events
 from mmu.machine.blocking import spin_while
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
+    C_FRAME_PFN,
     HELD,
     LINE,
     N_SPTES_ZAPPED,
@@ -29,6 +30,7 @@ from mmu.machine.layout import (
 )
 from mmu.machine.lock import HELD_MMU_WRITE
 from mmu.machine.primitives import (
+    config,
     count,
     emit,
     own,
@@ -106,13 +108,14 @@ def _freeze_leafs(cpu: Cpu, page: int, gfn: int) -> None:
     table = table_of_page(cpu, page)
     zapped = 0
     told, told_marks = -1, 0
+    first_pfn, mask = config(cpu, C_FRAME_PFN), folio_mask(cpu)
     for i in range(entries_of(cpu)):
         old = _freeze(cpu, table + i, LEVEL_4K, exclusive)
         if is_present(old):
             emit(cpu, events.SPTE_CHANGED, table + i, old, FROZEN)
             zapped += 1
             marks = _marks_of(old)
-            new = marks & ~told_marks != 0 or folio_of(cpu, pfn_of(old)) != told
+            new = marks & ~told_marks != 0 or (pfn_of(old) - first_pfn) & mask != told
             if marks != 0 and new:
                 told = mark_frame(cpu, gfn + i, pfn_of(old), marks)
                 told_marks = marks

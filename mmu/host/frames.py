@@ -125,10 +125,9 @@ def access_frame(cpu: Cpu, gfn: int, pfn: int, access: int) -> None:
 
 
 @inlined_kernel
-def folio_of(cpu: Cpu, pfn: int) -> int:
-    """First frame of the page that backs a frame, unless the host has split it."""
-    pages = pages_of(cpu, config(cpu, C_BACKING_LEVEL))
-    return (pfn - config(cpu, C_FRAME_PFN)) & ~(pages - 1)
+def folio_mask(cpu: Cpu) -> int:
+    """What leaves of a frame's number that of the first frame of the page that backs it."""
+    return ~(pages_of(cpu, config(cpu, C_BACKING_LEVEL)) - 1)
 
 
 @kernel
@@ -140,7 +139,7 @@ def mark_frame(cpu: Cpu, gfn: int, pfn: int, marks: int) -> int:
     the gfn's: the host looks at it once, when it takes the frame away.
     """
     frame = pfn - config(cpu, C_FRAME_PFN)
-    first = folio_of(cpu, pfn)
+    first = frame & folio_mask(cpu)
     seen = read_once(cpu, config(cpu, C_MARKS) + first)
     split = seen & MARK_SPLIT
     if split != 0 and first != frame:

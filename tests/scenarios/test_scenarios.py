@@ -223,7 +223,6 @@ HAS_A = "leafs are made with A, and nobody takes it"
 READS_0 = "a stopped step reads 0, which ends the loop first"
 
 NOT_REACHED: dict[str, str] = {
-    "mmu.fault._slow_fault: topup_for_fault(cpu) is false": ENOUGH,
     "mmu.removed._freeze: is_frozen(old) is true": DROPS,
     "mmu.removed._freeze: stopped(cpu) is false": DROPS,
     "mmu.removed._freeze: stopped(cpu) is true": DROPS,
@@ -245,7 +244,6 @@ NOT_REACHED: dict[str, str] = {
     "mmu.zap_worker._take_scheduled: cmpxchg(cpu, flag, 1, 0) == 1 is false": (
         "there is one zapper at a time: the worker, or who holds slots_lock"
     ),
-    "mmu.dirty_log.publish_pml: slot != 0 is false": "hardware logs mapped pages, holes have none",
     "mmu.fast_fault._attempt: access != SPTE_W is true": "its only caller asks for writes",
     "mmu.fast_fault._attempt: spte & MMU_WRITABLE == 0 is true": (
         "a write to what the host maps read-only has no end yet: it would fault for ever"
@@ -270,29 +268,17 @@ NOT_REACHED: dict[str, str] = {
         "nobody takes A alone from an entry yet"
     ),
     "mmu.pages._host_page: fresh >= config(cpu, C_TABLE_PAGES) is true": ENOUGH,
-    "mmu.pages._host_page: top > 0 is true": "nobody gives table pages back to the host yet",
-    "mmu.pages.alloc_table: cached == 0 is true": ENOUGH,
     "mmu.tdp.map._make_table: page == 0 is true": ENOUGH,
     "mmu.tdp.split._have_table: enough is false": ENOUGH,
     "mmu.tdp.split.try_split_huge_pages: missing < 0 is true": ENOUGH,
     "mmu.tdp.split.try_split_huge_pages: result == 0 is false": ENOUGH,
-    "mmu.tdp.zap.zap_leaf_atomic: old & ACCESSED != 0 is false": (
-        "leafs are made with A, and nobody takes it"
-    ),
     "mmu.tdp_mmu._check_leaf: level > LEVEL_1G is true": WRONG,
-    "mmu.tdp_mmu.cond_resched: flush is true": NO_CALLER,
     "mmu.tdp_mmu.cond_resched: mmu_lock_contended(cpu) is true": (
         "a scheduler's actors never wait in line; PROBE_CONTEND stands for it"
     ),
     "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is false": WRONG,
     "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is true": WRONG,
-    "mmu.tdp_mmu.handle_changed_spte: old == new is true": NO_CALLER,
-    "mmu.tdp_mmu.relax_mmu_lock: exclusive is true": NO_CALLER,
-    "mmu.tdp_mmu.set_spte is called": NO_CALLER,
-    "mmu.tdp_mmu.set_spte: is_frozen(old) is false": NO_CALLER,
     "mmu.tdp_mmu.set_spte: is_frozen(old) is true": NO_CALLER,
-    "mmu.tdp_mmu.set_spte: needs_atomic_update(old, level) is false": NO_CALLER,
-    "mmu.tdp_mmu.set_spte: needs_atomic_update(old, level) is true": NO_CALLER,
 }
 
 
