@@ -31,14 +31,14 @@ def fit_lines(points: Sequence[Point], target: float, name: str) -> list[str]:
     *smaller, (count, seconds) = sorted(points)
     predicted = rate(smaller) * count
     lines = [
-        f"least squares: {rate(points) * 1e9:.2f} ns each; the smaller sizes predict"
+        f"CPU time, least squares: {rate(points) * 1e9:.2f} ns each; the smaller sizes predict"
         f" {predicted:.3f}s for the largest, measured {seconds:.3f}s"
         f" ({100 * (predicted / seconds - 1):+.1f}%)"
     ]
     if len(points) > 2:
         low, high = (rate(points) + sign * half_width(points) for sign in (-1, 1))
         lines.append(
-            f"extrapolated, not measured: {name} would take {rate(points) * target:.0f}s"
+            f"extrapolated, not measured: {name} would take {rate(points) * target:.0f}s of a core"
             f" ({max(low, 0) * target:.0f}s to {high * target:.0f}s, 95% of predictions)"
         )
     return lines
