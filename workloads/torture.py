@@ -33,6 +33,10 @@ from workloads.units import parse_duration, whole
 NAME = "torture"
 HELP = "faults, host changes, memslots, roots and the zap worker at once; clean or not"
 POLICIES = ("root-life", "zap-by", "zap-steps", "huge-split", "flush")
+EXAMPLES = (
+    "-v 4 --seconds 60",
+    "-v 4 -s 2m -b 16M --seconds 10m --root-life owned --zap-by caller",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
