@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.cli.main import build_parser
 from harness.run.session import Result, Session, SignalFlag
 from harness.run.status import Status
+from mmu.machine.kernel import warm
 from workloads.plan import Plan
 from workloads.registry import load
 
@@ -18,8 +19,10 @@ def plan_of(*words: str) -> Plan:
 
 def run_workload(*words: str) -> Result:
     """Run `tdprace stress WORDS`, whatever comes of it."""
+    plan = plan_of(*words)
+    warm()  # kernels that came with the workload: the processes would compile them, each its own
     with SignalFlag() as flag:
-        return Session(plan_of(*words), Status(quiet=True)).run(flag, lambda phase, result: None)
+        return Session(plan, Status(quiet=True)).run(flag, lambda phase, result: None)
 
 
 def run_clean(*words: str) -> Result:

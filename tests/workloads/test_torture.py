@@ -43,7 +43,8 @@ def test_it_is_clean_and_nothing_is_left(words):
     # Each turn creates and deletes a memslot, one in four moves one away and back.
     assert counted["slots_changed"] % 2 == 0
     left = result.counters
-    assert left["roots_created"] == left["roots_zapped"] == left["roots_freed"] > 1
+    # One that is still used when the VM dies may be zapped by who dropped it, and again.
+    assert 1 < left["roots_created"] == left["roots_freed"] <= left["roots_zapped"]
     assert left["pages_4k"] == left["pages_2m"] == left["pages_1g"] == left["tables_live"] == 0
 
 
