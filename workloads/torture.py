@@ -15,7 +15,7 @@ from mmu.machine.layout import RANDOM
 from mmu.machine.primitives import own, set_own
 from mmu.zap_all import destroy_vm
 from workloads.actors.memstress import random_seed
-from workloads.actors.turmoil import guest_turn, host_turn, slots_turn
+from workloads.actors.turmoil import BACKLOG_MAX, ROLES, guest_turn, host_turn, slots_turn
 from workloads.actors.zap_worker import worker_service
 from workloads.errors import UsageError
 from workloads.options import (
@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole("the turns", 0, 1 << 20),
         default=64,
         metavar="N",
-        help="a vCPU loads another root once in N turns of 256 accesses (default 64; 0: never)",
+        help="a vCPU loads another root once in N turns of 256 accesses, unless the zap worker is"
+        " behind (default 64; 0: never)",
     )
     add_machine(parser, POLICIES)
 
@@ -117,7 +118,9 @@ def plan(args: argparse.Namespace) -> Plan:
         slots=3,
         absent_slots=1,
         slot_pages=(pages - 2 * quarter, quarter, quarter),
-        roots=6,
+        # Valid ones, as many that a memslot change invalidated, those that wait for the worker,
+        # and what vCPUs drop before they see that it is behind.
+        roots=2 * ROLES + BACKLOG_MAX + args.vcpus,
         spare_frames=max(pages // 8, 64),
         rcu_batch=64,
     )

@@ -28,7 +28,9 @@ def audit(snapshot: Snapshot) -> list[str]:
     vm = snapshot.vm
     problems = []
     config = vm.config
-    entries = limits.entries_between_checks_max(config.zap_steps, 1 << config.bits, _regions(config))
+    entries = limits.entries_between_checks_max(
+        config.zap_steps, 1 << config.bits, _regions(config)
+    )
     for actor in range(config.actors):
         words = vm.actor_words(actor)
         handled, retries = int(words[at.N_BETWEEN_CHECKS_MAX]), int(words[at.N_FAULT_RETRIES_MAX])

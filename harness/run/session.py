@@ -268,6 +268,8 @@ class Session:
                 process = self._processes[number]
                 if process.sentinel == sentinel:
                     self._read_messages()
+                    # It may have died of a broken rule that it reported: that says more.
+                    self._check_violations()
                     process.join()
                     raise RunFailed(f"{name} (pid {process.pid}) died: {self._death(number)}")
 

@@ -14,6 +14,7 @@ SHORT = ("torture", "-v", "2", "--seconds", "0.2")
     "words",
     [
         (),
+        ("--root-switches", "1"),  # more roots than the worker can zap, if nobody waited
         ("--zap-by", "caller", "--root-switches", "1", "-r", "7"),
         ("--root-life", "owned", "--zap-by", "caller"),
         ("--root-life", "owned", "--flush", "all", "--no-pml"),
