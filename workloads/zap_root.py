@@ -116,7 +116,7 @@ def _drop(args: argparse.Namespace, pages: int) -> Part:
             pass
         vcpu_put(actor.cpu)
         if actor.index == 0:
-            _report(actor)
+            report(actor)
 
     return part
 
@@ -129,10 +129,10 @@ def _zap(actor: Actor) -> None:
 
 def _destroy(actor: Actor) -> None:
     destroy_and_note(actor.cpu)
-    _report(actor)
+    report(actor)
 
 
-def _report(actor: Actor) -> None:
+def report(actor: Actor) -> None:
     """When the zap was, and how much of it others could fault meanwhile."""
     words = actor.vm.region("workload")
     began, ended = int(words[ZAP_BEGAN]), int(words[ZAP_ENDED])

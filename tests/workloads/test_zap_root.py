@@ -2,12 +2,17 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from harness.cli.main import main
+from mmu.machine.clock import ticks_per_ns
 from tests.workloads.runs import plan_of, run_clean
+from workloads.actors.dropping import FIRST_VCPU, ZAP_BEGAN, ZAP_ENDED
 from workloads.errors import UsageError
+from workloads.zap_root import report
 
 GIB_PAGES = 262_144
 TABLES = 1 + 512  # below a 1G entry, once it is split
@@ -100,6 +105,27 @@ def test_policies_side_by_side_are_not_fitted(tmp_path: Path, capfd: pytest.Capt
     table = out[out.index("| zap-by ") :].splitlines()
     assert [line.split("|")[1].strip() for line in table[2:4]] == ["worker", "caller"]
     assert "least squares" not in out
+
+
+@pytest.mark.parametrize(
+    ("faults", "overlap"),
+    [
+        (((300, 500), (400, 700)), 400),  # from the first of anybody to the last of anybody
+        (((100, 2000),), 1000),  # no more than the zap
+        (((0, 0), (900, 2000)), 300),  # who never faulted does not count
+        (((1300, 2000),), 0),  # after the zap
+        (((0, 0),), 0),
+    ],
+)
+def test_the_overlap_is_the_part_of_the_zap_in_which_others_faulted(faults, overlap):
+    words = np.zeros(FIRST_VCPU + 2 * len(faults), np.int64)
+    words[ZAP_BEGAN], words[ZAP_ENDED] = 200, 1200
+    words[FIRST_VCPU:] = np.ravel(faults)
+    said: dict[str, int] = {}
+    vm = SimpleNamespace(region=lambda name: words)
+    report(SimpleNamespace(vm=vm, report=said.__setitem__))
+    assert said["zap_ns"] == round(1000 / ticks_per_ns())
+    assert said["zap_overlap_ns"] == round(overlap / ticks_per_ns())
 
 
 @pytest.mark.parametrize(
