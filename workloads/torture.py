@@ -4,6 +4,9 @@ vCPUs read, write and execute pages at random, and change their root now and the
 pages out, moves and write-protects them, splits and collapses huge pages; a thread of the monitor
 adds, deletes and moves memslots that are in use, each of which invalidates all roots; the zap
 worker zaps these.  There is no figure to compare: the run is clean or it is not.
+
+With little memory (`-b 64k`) vCPUs find most of it in their TLBs when the host takes it away: a
+missing flush or kick shows there.  With more of it, faults and zaps race more.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ HELP = "faults, host changes, memslots, roots and the zap worker at once; clean 
 POLICIES = ("root-life", "zap-by", "zap-steps", "huge-split", "flush")
 EXAMPLES = (
     "-v 4 --seconds 60",
+    "-v 2 -b 64k --seconds 60",
     "-v 4 -s 2m -b 16M --seconds 10m --root-life owned --zap-by caller",
 )
 

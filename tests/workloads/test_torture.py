@@ -15,6 +15,7 @@ SHORT = ("torture", "-v", "2", "--seconds", "0.2")
     [
         (),
         ("--root-switches", "1"),  # more roots than the worker can zap, if nobody waited
+        ("-b", "64k"),  # all of it in the TLBs when the host takes it away
         ("--zap-by", "caller", "--root-switches", "1", "-r", "7"),
         ("--root-life", "owned", "--zap-by", "caller"),
         ("--root-life", "owned", "--flush", "all", "--no-pml"),
