@@ -48,6 +48,7 @@ from workloads.units import parse_size
 NAME = "access-trace"
 HELP = "replay a valgrind lackey memory trace"
 POLICIES = ("huge-split", "flush")
+EXAMPLES = ("--trace workloads/traces/sort.lackey.gz -v 2",)
 READER = "reader"
 
 

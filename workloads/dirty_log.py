@@ -32,6 +32,10 @@ from workloads.units import parse_size, whole
 NAME = "dirty-log"
 HELP = "dirty_log_perf_test: populate, log writes, fetch the log, N times"
 POLICIES = ("huge-split", "flush", "dirty-log-mode")
+EXAMPLES = (
+    "-g -v 4 -b 64M -s 2m -w 5 --compare huge-split",
+    "-v 2 -b 256M -x 4 -i 5 --no-pml",
+)
 SLOTS_MAX = 512
 
 

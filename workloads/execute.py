@@ -25,6 +25,7 @@ from workloads.plan import VCPU, Phase, Plan
 NAME = "execute"
 HELP = "execute_perf_test: populate memory, then execute from every page"
 POLICIES = ("huge-split", "flush")
+EXAMPLES = ("-v 2 -b 1G -s 1g --compare huge-split",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,10 @@ from workloads.units import parse_duration, whole
 NAME = "memslot-perf"
 HELP = "memslot_perf_test: map, unmap, move and use memory of up to 512 memslots"
 POLICIES = ("root-life", "zap-by", "zap-steps", "flush")
+EXAMPLES = (
+    "-l 1",
+    "-f 3 -e 4 -s 64 -l 1 -r 3 -v --compare zap-by",
+)
 SLOTS_MAX = 512  # the model looks for a gfn's memslot one by one
 KVM_SLOTS_MAX = 32_764
 SPARE_FRAMES = 64

@@ -100,10 +100,11 @@ class Plan:
 
 
 class Workload(Protocol):
-    """A workload module.
+    """A workload module; its docstring is what `--help` begins with.
 
-    It may also have `LISTS`, options with several values that `--compare` takes apart, and
-    `comparison(compare, runs) -> Comparison` over the runs' documents.
+    It may also have `EXAMPLES`, words to type after the workload's name, `LISTS`, options with
+    several values that `--compare` takes apart, and `comparison(compare, runs) -> Comparison` over
+    the runs' documents.
     """
 
     NAME: str

@@ -4,6 +4,9 @@ vCPUs read, write and execute pages at random, and change their root now and the
 pages out, moves and write-protects them, splits and collapses huge pages; a thread of the monitor
 adds, deletes and moves memslots that are in use, each of which invalidates all roots; the zap
 worker zaps these.  There is no figure to compare: the run is clean or it is not.
+
+With little memory (`-b 64k`) vCPUs find most of it in their TLBs when the host takes it away: a
+missing flush or kick shows there.  With more of it, faults and zaps race more.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from mmu.machine.layout import RANDOM
 from mmu.machine.primitives import own, set_own
 from mmu.zap_all import destroy_vm
 from workloads.actors.memstress import random_seed
-from workloads.actors.turmoil import guest_turn, host_turn, slots_turn
+from workloads.actors.turmoil import BACKLOG_MAX, ROLES, guest_turn, host_turn, slots_turn
 from workloads.actors.zap_worker import worker_service
 from workloads.errors import UsageError
 from workloads.options import (
@@ -33,6 +36,11 @@ from workloads.units import parse_duration, whole
 NAME = "torture"
 HELP = "faults, host changes, memslots, roots and the zap worker at once; clean or not"
 POLICIES = ("root-life", "zap-by", "zap-steps", "huge-split", "flush")
+EXAMPLES = (
+    "-v 4 --seconds 60",
+    "-v 2 -b 64k --seconds 60",
+    "-v 4 -s 2m -b 16M --seconds 10m --root-life owned --zap-by caller",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole("the turns", 0, 1 << 20),
         default=64,
         metavar="N",
-        help="a vCPU loads another root once in N turns of 256 accesses (default 64; 0: never)",
+        help="a vCPU loads another root once in N turns of 256 accesses, unless the zap worker is"
+        " behind (default 64; 0: never)",
     )
     add_machine(parser, POLICIES)
 
@@ -113,7 +122,9 @@ def plan(args: argparse.Namespace) -> Plan:
         slots=3,
         absent_slots=1,
         slot_pages=(pages - 2 * quarter, quarter, quarter),
-        roots=6,
+        # Valid ones, as many that a memslot change invalidated, those that wait for the worker,
+        # and what vCPUs drop before they see that it is behind.
+        roots=2 * ROLES + BACKLOG_MAX + args.vcpus,
         levels_max=5 if args.root_switches else 0,
         spare_frames=max(pages // 8, 64),
         rcu_batch=64,

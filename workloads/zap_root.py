@@ -49,6 +49,11 @@ NAME = "zap-root"
 HELP = "drop a root full of 4K entries and go on on a new one under constant faults"
 POLICIES = ("zap-by", "zap-steps", "root-life", "flush")
 LISTS = ("memory",)  # options that take several values, for --compare
+EXAMPLES = (
+    "--memory 64G --compare zap-by",
+    "--memory 16G,32G,64G,128G --compare memory",
+    "--memory 64G --exclusive --compare zap-steps",
+)
 BASE = 1 << 27  # gfn: 512 GiB, so that whole entries of a root are filled
 BACKING = 3
 FITTED_BYTES = 64 << 40  # what the 2022 figures are about
@@ -71,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the VM dies instead: its memory is zapped with mmu_lock held for write",
     )
-    add_machine(parser, POLICIES)
+    add_machine(parser, POLICIES, seeded=False)
 
 
 def _populate(pages: int) -> Part:
@@ -124,7 +129,7 @@ def _drop(args: argparse.Namespace, pages: int) -> Part:
             pass
         vcpu_put(actor.cpu)
         if actor.index == 0:
-            _report(actor)
+            report(actor)
 
     return part
 
@@ -139,10 +144,10 @@ def _zap(actor: Actor) -> None:
 def _destroy(actor: Actor) -> None:
     with _cpu_time(actor):
         destroy_and_note(actor.cpu)
-    _report(actor)
+    report(actor)
 
 
-def _report(actor: Actor) -> None:
+def report(actor: Actor) -> None:
     """When the zap was, and how much of it others could fault meanwhile."""
     words = actor.vm.region("workload")
     began, ended = int(words[ZAP_BEGAN]), int(words[ZAP_ENDED])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from harness.run.measure import cores, regime
 from harness.run.session import Result, Session, SignalFlag
 from harness.run.status import Status
 from workloads.errors import TdpraceError
-from workloads.plan import Phase, Plan
+from workloads.plan import Phase, Plan, Workload
 from workloads.registry import WORKLOADS, load
 
 EXIT = {"clean": 0, "violation": 1, "failed": 4, "interrupted": 130}
@@ -34,6 +35,7 @@ EXIT = {"clean": 0, "violation": 1, "failed": 4, "interrupted": 130}
 ACCESS_NS = 120
 REPEATED_RUNS = 20
 STORE_EVERY_S = 1.0
+HELP_COLUMNS = 79
 SHOWN_MAX = 60  # characters of an option of the VM
 
 
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         each = workloads.add_parser(name, help=text, description=text)
         if name in words:
             workload = load(name)
+            _explain(each, workload)
             workload.add_arguments(each)
             add_run_arguments(each, workload)
             each.add_argument(
@@ -53,6 +56,17 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
                 action="store_true",
                 help="with --compare: go on with the next value after a violation",
             )
+
+
+def _explain(parser: argparse.ArgumentParser, workload: Workload) -> None:
+    """What `--help` says before and after the options: what it is about, and what to type."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    paragraphs = (workload.__doc__ or workload.HELP).strip().split("\n\n")
+    parser.description = "\n\n".join(textwrap.fill(each, HELP_COLUMNS) for each in paragraphs)
+    examples: Sequence[str] = getattr(workload, "EXAMPLES", ())
+    if examples:
+        lines = [f"  {parser.prog} {words}" for words in examples]
+        parser.epilog = "\n".join(["examples:", *lines])
 
 
 def run(args: argparse.Namespace) -> int:

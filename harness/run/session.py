@@ -22,6 +22,7 @@ from typing import Any
 import multiprocess
 from multiprocess.connection import wait as wait_for_any
 
+from harness.oracles.locks import held_text
 from harness.oracles.verdict import Violation, audits, reported
 from harness.run.actor import END, ActorProcess, actor_main
 from harness.run.measure import actor_matrix, counters, difference, latencies, proportional_bytes
@@ -38,6 +39,11 @@ from workloads.plan import VCPU, ZAP_WORKER, Phase, Plan
 STOP_GRACE_S = 1.0
 FAILURE_GRACE_S = 0.5
 AUDIT_TABLES_MAX = 2048  # more are audited at the end only, not after every phase
+# What follows from the end of a process, where that is not plain.
+_DEATH_MEANS = {
+    ZAP_WORKER: "the roots that were left to it stay mapped, and whoever deletes a memslot or"
+    " destroys the VM would wait for them for ever",
+}
 
 
 @dataclass(frozen=True)
@@ -258,11 +264,23 @@ class Session:
 
     def _check_children(self) -> None:
         for sentinel in wait_for_any([p.sentinel for p in self._processes], timeout=0):
-            for name, process in zip(self._names, self._processes, strict=True):
+            for number, name in enumerate(self._names):
+                process = self._processes[number]
                 if process.sentinel == sentinel:
                     self._read_messages()
+                    # It may have died of a broken rule that it reported: that says more.
+                    self._check_violations()
                     process.join()
-                    raise RunFailed(f"{name} (pid {process.pid}) died: {_ending(process.exitcode)}")
+                    raise RunFailed(f"{name} (pid {process.pid}) died: {self._death(number)}")
+
+    def _death(self, number: int) -> str:
+        """How an actor's process ended, what it held then, and what that means for the others."""
+        text = _ending(self._processes[number].exitcode)
+        held = int(self._vm.actor_words(number)[at.HELD])
+        if held:
+            text += f" while it held {held_text(held)}"
+        meaning = _DEATH_MEANS.get(self._plan.roles[number])
+        return text if meaning is None else f"{text}; {meaning}"
 
     def _read_messages(self) -> None:
         """Counters and errors that actors sent; an error ends the run with its own status."""

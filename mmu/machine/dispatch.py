@@ -29,6 +29,7 @@ from types import BuiltinFunctionType, CodeType, ModuleType
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import binding
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.ccallback import CFunc
@@ -128,11 +129,14 @@ def _value_text(owner: Callable[..., Any], name: str, value: Any) -> str:
         return digest_of(value.py_func)
     if isinstance(value, bool | int | float | str | bytes | tuple | type(None)):
         return repr(value)
+    if isinstance(value, np.ndarray):
+        # numba copies a table that is named into the code, as it is now.
+        return f"{value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
     if callable(value):
         return _callable_text(value)
     raise DependencyError(
         f"{owner.__module__}.{owner.__qualname__} names {name}, a {type(value).__name__}: compiled"
-        " code may name numbers, texts, tuples of them and functions"
+        " code may name numbers, texts, tuples and arrays of them, and functions"
     )
 
 
@@ -239,8 +243,12 @@ class CompiledFunction(CPUDispatcher):  # type: ignore[misc]  # numba is untyped
             if self._preparing:
                 raise DependencyError(f"{self.__module__}.{self.__qualname__} calls itself")
             self._preparing = True
-            settle_primitives(before=self)
-            self._cache = _cache_for(self.py_func, self._flavour)
+            try:
+                settle_primitives(before=self)
+                self._cache = _cache_for(self.py_func, self._flavour)
+            finally:
+                # What is wrong is said at each call, not "calls itself" from the second on.
+                self._preparing = False
             self._ready = True
         return _is_kept(self._cache)
 

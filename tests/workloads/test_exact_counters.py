@@ -124,8 +124,9 @@ def test_executing_needs_no_split_where_huge_pages_may_be_executed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("policy", "tables"), [("zap", 1), ("fault", 1), ("eager", 1 + 513)])
+@pytest.mark.parametrize(("policy", "tables"), [("zap", 2), ("fault", 2), ("eager", 2 + 513)])
 def test_without_writes_only_eager_splitting_pays(policy, tables):
+    """Two tables hold a 1G page: the root, and one below it."""
     phases, whole = run(
         *("dirty-log", "-g", "-s", "1g", "-b", "1G", "-i", "1", "-w", "0"),
         *("--huge-split", policy),

@@ -17,8 +17,16 @@ from mmu.host_changes import (
 )
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
-from mmu.machine.layout import C_BACKING_LEVEL, RANDOM, WORK_DONE
-from mmu.machine.primitives import config, own, set_own, tally, yield_core
+from mmu.machine.layout import (
+    C_BACKING_LEVEL,
+    C_ZAP_BY,
+    RANDOM,
+    WORK_DONE,
+    ZAP_FINISHED,
+    ZAP_QUEUED,
+)
+from mmu.machine.primitives import config, hint, own, set_own, tally, yield_core
+from mmu.policy import ZAP_BY_WORKER
 from mmu.reload import switch_root
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
@@ -27,6 +35,9 @@ from workloads.actors.memstress import RANDOM_SHIFT, next_random
 WRITES_PERCENT = 40
 EXECUTES_PERCENT = 5
 ROLES = 3  # the VM's level, one level more, the other address space
+# Roots that wait for the worker until vCPUs keep theirs.  A worker that gets no core falls behind,
+# and nothing in KVM holds vCPUs back then: they would use up any number of page-table pages.
+BACKLOG_MAX = 2
 OTHER_SPACE = 1 << 3
 
 
@@ -36,6 +47,14 @@ def draw_below(cpu: Cpu, limit: int) -> int:
     state = next_random(own(cpu, RANDOM))
     set_own(cpu, RANDOM, state)
     return (state >> RANDOM_SHIFT) % limit
+
+
+@kernel
+def _worker_is_behind(cpu: Cpu) -> int:
+    """Whether so many roots wait for the zap worker that vCPUs should not drop more."""
+    if config(cpu, C_ZAP_BY) != ZAP_BY_WORKER:
+        return 0
+    return int(hint(cpu, ZAP_QUEUED) - hint(cpu, ZAP_FINISHED) >= BACKLOG_MAX)
 
 
 @kernel
@@ -65,7 +84,8 @@ def guest_turn(cpu: Cpu, first: int, pages: int, levels: int, root_switches: int
         elif kind < WRITES_PERCENT + EXECUTES_PERCENT:
             access = ACCESS_EXECUTE
         guest_access(cpu, first + draw_below(cpu, pages), access)
-    if root_switches > 0 and draw_below(cpu, root_switches) == 0 and not should_stop(cpu):
+    wanted = root_switches > 0 and draw_below(cpu, root_switches) == 0
+    if wanted and not _worker_is_behind(cpu) and not should_stop(cpu):
         _change_role(cpu, levels)
     if quiet_due(cpu):
         quiet_point(cpu)

@@ -1,0 +1,105 @@
+"""A `tdprace stress` in processes of its own, as the tests of how runs end see it."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from mmu.machine import layout as at
+from mmu.machine.cpu import Words
+
+CLEAN_UP_S = 3.0
+START_S = 120.0
+
+
+class StressRun:
+    """One run with `actors` processes, which are there when this has been made."""
+
+    def __init__(self, folder: Path, actors: int, *words: str) -> None:
+        self.results = folder / "results"
+        command = [sys.executable, "-m", "harness", "stress", *words]
+        self.process = subprocess.Popen(
+            [*command, "--results", str(self.results)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.parent = psutil.Process(self.process.pid)
+        self.wait_for(lambda: len(self.parent.children()) == actors)
+        self.workers = self.parent.children()  # in the order of the actors
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        """Until `ready()`; a run that is over before is an error."""
+        deadline = time.monotonic() + START_S
+        while not ready():
+            if self.process.poll() is not None:
+                raise AssertionError(f"the run has ended: {self.process.communicate()}")
+            assert time.monotonic() < deadline, "the run never came so far"
+            time.sleep(0.002)
+
+    def stored_text(self) -> str:
+        """The stored document so far."""
+        return "".join(path.read_text() for path in self.results.glob("*/run.json"))
+
+    def block(self) -> Words:
+        """The run's shared memory, through the parent's descriptor."""
+        folder = Path(f"/proc/{self.process.pid}/fd")
+        for each in folder.iterdir():
+            if "memfd:tdprace" in os.readlink(each):
+                with open(each, "r+b") as file:
+                    return np.frombuffer(mmap.mmap(file.fileno(), 0), dtype=np.int64)
+        raise AssertionError("no memfd")
+
+    def actor_word(self, words: Words, actor: int, word: int) -> int:
+        """Index of a word of an actor's block."""
+        return int(words[at.C_ACTOR_BASE]) + actor * int(words[at.C_ACTOR_STRIDE]) + word
+
+    def ended(self) -> tuple[int, str, str]:
+        """(exit status, stdout, stderr); everything must be gone in time."""
+        began = time.monotonic()
+        out, errors = self.process.communicate(timeout=CLEAN_UP_S + 5)
+        _, alive = psutil.wait_procs(self.workers, timeout=CLEAN_UP_S)
+        assert not alive, f"left behind: {alive}"
+        assert time.monotonic() - began < CLEAN_UP_S, "too slow"
+        # Nobody else either; and the memory has no name by which it could outlive them.
+        assert [pid for pid in psutil.pids() if _session_of(pid) == self.process.pid] == []
+        assert list(Path("/dev/shm").glob("*tdprace*")) == []
+        return self.process.returncode, out, errors
+
+    def document(self) -> dict:
+        """The stored document, which is whole and alone."""
+        (path,) = self.results.glob("*/run.json")
+        leftovers = [p.name for p in self.results.rglob("*") if p.name.startswith(".")]
+        assert leftovers == []
+        return json.loads(path.read_text())
+
+    def kill(self) -> None:
+        """Whatever the test came to: nothing is left of this run."""
+        for process in [*self.workers, self.parent]:
+            if process.is_running():
+                process.kill()
+        self.process.communicate()
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def next_run_works(folder: Path) -> None:
+    """Nothing that a run left behind disturbs the next one."""
+    words = ("dirty-log", "-g", "-b", "4M", "-i", "1", "--quiet", "--results", str(folder / "n"))
+    command = [sys.executable, "-m", "harness", "stress", *words]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
