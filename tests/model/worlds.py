@@ -16,7 +16,7 @@ from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine import layout as at
 from mmu.machine.lock import mmu_read_lock, mmu_read_unlock, mmu_write_lock, mmu_write_unlock
 from mmu.machine.twin import interpreted
-from mmu.spte import ACCESS_WRITE
+from mmu.spte import ACCESS_WRITE, MMU_PRESENT, PFN_SHIFT, PS
 from mmu.vm import Vm, VmConfig
 
 modes = pytest.mark.parametrize("twin", [False, True], ids=["compiled", "interpreted"])
@@ -79,6 +79,21 @@ class World:
 
     def mapped(self) -> set[int]:
         return {gfn for first, last in self.leafs() for gfn in range(first, last + 1)}
+
+    def mapped_below(self, root: int) -> set[int]:
+        """What one root maps, by a naive walk of its tables."""
+        bits = self.vm.config.bits
+
+        def visit(page: int, level: int, first: int) -> Iterator[int]:
+            pages = 1 << bits * (level - 1)
+            for index, value in enumerate(self.vm.tables[page].tolist()):
+                gfn = first + index * pages
+                if value & MMU_PRESENT and (level == 1 or value & PS):
+                    yield from range(gfn, gfn + pages)
+                elif value & MMU_PRESENT:
+                    yield from visit(value >> PFN_SHIFT, level - 1, gfn)
+
+        return set(visit(root >> 3, root & 7, 0))
 
     def problems(self) -> list[str]:
         """What the model's own assertions and all audits say."""
