@@ -23,6 +23,7 @@ modes = pytest.mark.parametrize("twin", [False, True], ids=["compiled", "interpr
 lock_modes = pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
 
 PAGES = 16
+NEVER = 1e11  # ms: no walk yields unless a test wants it
 
 
 class World:
@@ -114,6 +115,7 @@ def world(twin: bool, **options: Any) -> Iterator[World]:
         "tlb_bits": (2, 1, 1, 1),
         "pml_size": 4,
         "rcu_batch": 64,
+        "tick_ms": NEVER,
     }
     vm = Vm(VmConfig(**{**shape, **options}))
     try:
