@@ -79,6 +79,9 @@ def test_too_many_actors_are_refused(actors: int) -> None:
         Layout(Shape(actors, 1, 1, 0, 8, ((0, 8),)))
 
 
+NO_PLACES = ("WORDS", "_LINES", "_NAMES")
+
+
 def groups() -> dict[str, dict[str, int]]:
     """Places by the section of layout.py that names them; sizes and aliases left out."""
     source = inspect.getsource(at)
@@ -105,12 +108,17 @@ def _places(node: ast.stmt) -> list[str]:
         return [each.id for each in names]
     assert isinstance(target, ast.Name)
     used = {each.id for each in ast.walk(node.value) if isinstance(each, ast.Name)}
-    return [target.id] if used - {"int"} and not target.id.endswith(("WORDS", "_LINES")) else []
+    return [target.id] if used - {"int"} and not target.id.endswith(NO_PLACES) else []
 
 
 # First names of a place that has another one too, and distances inside a line.
-ALIASES = {"POOL_TOP", "COUNTERS", "GATE", "SLEEPERS", "PHASES", "OWNER"}
+ALIASES = {"POOL_TOP", "HOST", "INVALIDATE", "COUNTERS", "GATE", "SLEEPERS", "PHASES", "OWNER"}
+# A page's record holds other things while it is a root's, or while the page waits for readers.
+VIEWS = ("SP_ROOT_", "SP_DEFERRED_")
 HISTOGRAM_PREFIX = "H_"  # numbers of histograms, no places
+# States of a page and of a memslot, no places.
+STATES = {"SP_FRESH", "SP_LINKED", "SP_REMOVED", "SP_FREE"}
+STATES |= {"SLOT_ABSENT", "SLOT_PRESENT", "SLOT_INVALID"}
 
 
 def test_names_mean_different_words() -> None:
@@ -118,11 +126,19 @@ def test_names_mean_different_words() -> None:
     assert len(sections) >= 5
     assert sum(map(len, sections.values())) > 150
     for title, places in sections.items():
-        by_place: dict[int, list[str]] = {}
+        by_place: dict[tuple[int, str], list[str]] = {}
         for name, place in places.items():
-            if name not in ALIASES and not name.startswith(HISTOGRAM_PREFIX):
-                by_place.setdefault(place, []).append(name)
+            if name not in ALIASES | STATES and not name.startswith(HISTOGRAM_PREFIX):
+                view = next((view for view in VIEWS if name.startswith(view)), "")
+                by_place.setdefault((place, view), []).append(name)
         assert [names for names in by_place.values() if len(names) > 1] == [], title
+
+
+def test_every_page_has_a_level_and_a_state() -> None:
+    always = {at.SP_LEVEL, at.SP_STATE, at.SP_GENERATION}
+    views = [name for name in vars(at) if name.startswith(VIEWS)]
+    assert len(views) >= 6
+    assert [name for name in views if getattr(at, name) in always] == []
 
 
 def test_what_several_actors_write_has_lines_of_its_own() -> None:

@@ -18,7 +18,7 @@ import mmu
 import workloads
 from harness.watch.recorder import Recorder
 from mmu.machine import blocking, conditions, events, futex, primitives
-from mmu.machine.blocking import acquire_when, again, release, wait_while
+from mmu.machine.blocking import acquire_when, again, release, spin_while, wait_while
 from mmu.machine.conditions import warn
 from mmu.machine.cpu import Cpu, cpu_type
 from mmu.machine.futex import raw_add, raw_cmpxchg, raw_load
@@ -92,6 +92,7 @@ SILENT: list[tuple[Any, int]] = [
     (acquire_when, 4),
     (release, 2),
     (wait_while, 2),
+    (spin_while, 2),
     (again, 0),
 ]
 # No effect, no interpreted meaning, or tests of their own below.
@@ -146,7 +147,7 @@ def _arrange(words: np.ndarray, primitive: Any, operands: list[int]) -> None:
         words[operands[0]] &= 0x7FFF0001  # waiting writers hold back readers, no scheduler does so
         operands[1] &= 0x7FFF0001
         operands[2] = int(words[operands[0]]) & operands[1]
-    elif primitive is wait_while and int(words[operands[0]]) == operands[1]:
+    elif primitive in (wait_while, spin_while) and int(words[operands[0]]) == operands[1]:
         operands[1] += 1
     elif primitive is release:
         words[operands[0] + SLEEPERS] = 0

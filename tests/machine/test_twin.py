@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.watch.recorder import Recorder
+from mmu import host_changes as host
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.entry import enter_guest
 from mmu.guest import guest_access, quiet_point, vcpu_load, vcpu_put
@@ -19,8 +20,12 @@ from mmu.hw.vcpu import count_exit, flush_remote_tlbs, leave_guest
 from mmu.machine import blocking, events, primitives
 from mmu.machine.cpu import Cpu
 from mmu.machine.twin import interpreted
+from mmu.policy import ROOT_LIFE, ZAP_STEPS
+from mmu.reload import switch_root
+from mmu.slot_changes import create_memslot, delete_memslot
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
 from mmu.vm import Vm, VmConfig
+from mmu.zap_all import destroy_vm
 from workloads.actors.memstress import memstress_batch
 
 VMM = -1  # the actor behind the vCPUs
@@ -125,11 +130,27 @@ def configs(draw: st.DrawFn) -> VmConfig:
         tick_ms=draw(st.sampled_from([4.0, 0.0])),  # 0: every walk yields wherever it may
         quiet_us=draw(st.sampled_from([100.0, 0.0])),
         sample=draw(st.sampled_from([0, 2])),
+        spare_frames=3,
+        roots=3,
+        root_life=draw(st.sampled_from(sorted(ROOT_LIFE))),
+        zap_steps=draw(st.sampled_from(sorted(ZAP_STEPS))),
+        rcu_batch=draw(st.sampled_from([1, 20])),
         gfn_base=0,
         bits=bits,
         levels=levels,
         tlb_bits=(2, 1, 1, 1),
         pml_size=draw(st.integers(2, 4)),
+    )
+
+
+def host_operations(config: VmConfig) -> st.SearchStrategy[Op]:
+    """Of pages of slots only: the last ones may belong to none."""
+    pages = st.integers(0, sum(size for _, size in config.memslots()) - 1)
+    of_one = [host.move_page, host.swap_out, host.write_protect_page]
+    of_one += [host.split_huge_mapping, host.collapse_huge_mapping]
+    return st.one_of(
+        st.tuples(st.just(VMM), st.sampled_from(of_one), st.tuples(pages)),
+        st.tuples(st.just(VMM), st.just(host.discard_pages), st.tuples(pages, pages)),
     )
 
 
@@ -139,6 +160,7 @@ def sequences(draw: st.DrawFn) -> tuple[VmConfig, list[Op]]:
     gfns = st.integers(0, (1 << config.bits * config.levels) - 1)
     vcpus = st.integers(0, config.vcpus - 1)
     slots = st.tuples(st.integers(0, config.slots - 1))
+    places = [(slot, base) for slot, (base, _) in enumerate(config.memslots())]
     access = st.tuples(gfns, st.sampled_from([READ, WRITE, WRITE, EXECUTE]))
     batch = st.tuples(
         st.just(0),
@@ -155,6 +177,10 @@ def sequences(draw: st.DrawFn) -> tuple[VmConfig, list[Op]]:
         accesses,
         accesses,
         st.tuples(vcpus, st.just(memstress_batch), batch),
+        host_operations(config),
+        st.tuples(vcpus, st.just(switch_root), st.tuples(st.sampled_from([0, 8 | config.levels]))),
+        st.tuples(st.just(VMM), st.just(delete_memslot), slots),
+        st.tuples(st.just(VMM), st.just(create_memslot), st.sampled_from(places)),
         st.tuples(vcpus, st.sampled_from([quiet_point, vcpu_put]), st.just(())),
         st.tuples(
             st.just(VMM),
@@ -287,6 +313,17 @@ STOP_CASES: dict[str, tuple[VmConfig, list[Op], Op]] = {
     "harvest without PML": (tiny(pml=False), WRITTEN, (VMM, get_dirty_log, (0,))),
     "disable": (tiny(), WRITTEN, (VMM, disable_dirty_log, (0,))),
     "flush": (tiny(), WRITTEN, (VMM, flush_remote_tlbs, (2, 1))),
+    "move page": (tiny(backing_level=1, spare_frames=1), WRITTEN, (VMM, host.move_page, (3,))),
+    "swap out": (tiny(backing_level=1, spare_frames=1), WRITTEN, (VMM, host.swap_out, (3,))),
+    "split in the host": (tiny(spare_frames=1), WRITTEN, (VMM, host.split_huge_mapping, (3,))),
+    "last put": (tiny(roots=2, rcu_batch=1), WRITTEN[:1], (0, switch_root, (8 | 3,))),
+    "last put, yielding": (
+        tiny(roots=2, rcu_batch=1, tick_ms=0.0, zap_steps="4k-2m-1g"),
+        WRITTEN[:1],
+        (0, switch_root, (8 | 3,)),
+    ),
+    "delete slot": (tiny(), WRITTEN, (VMM, delete_memslot, (0,))),
+    "destroy": (tiny(rcu_batch=1), WRITTEN, (VMM, destroy_vm, ())),
     "quiet point": (tiny(), WRITTEN, (1, quiet_point, ())),
     "workload": (
         tiny(quiet_us=0.0),

@@ -42,6 +42,7 @@ NONLEAF = 0x2C583E907
 NAMES = (
     "is_present",
     "is_frozen",
+    "is_poison",
     "is_leaf",
     "pfn_of",
     "ladder_holds",

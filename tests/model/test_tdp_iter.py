@@ -34,12 +34,14 @@ from mmu.tdp_iter import (
     iter_next,
     iter_start,
     pages_of,
+    root_handle,
     root_level,
     round_gfn,
 )
-from mmu.vm import ROOT_PAGE, Vm, VmConfig
+from mmu.vm import FIRST_PAGE, Vm, VmConfig
 
 Entry = tuple[int, int, int, int]  # gfn, level, place in the tables, value
+ROOT_PAGE = FIRST_PAGE
 TABLES_MAX = 24
 
 modes = pytest.mark.parametrize("twin", [False, True], ids=["compiled", "interpreted"])
@@ -103,7 +105,7 @@ class Walker:
         self.own = vm.actor_words(0)[ITERATOR:]
 
     def begin(self, min_level: int, start: int, end: int) -> bool:
-        root = self.vm.layout.start("tables") + (ROOT_PAGE << self.vm.config.bits)
+        root = interpreted(root_handle)(ROOT_PAGE, self.vm.config.levels)
         return bool(self.start(self.cpu, ITERATOR, root, min_level, start, end))
 
     def go_on(self) -> bool:
@@ -227,7 +229,7 @@ def test_yielding_wherever_it_is_allowed_ends(twin: bool) -> None:
         (round_gfn, lambda cpu, gfn, level: gfn),
         (pages_of, lambda cpu, level: 1 << 2 * level),
         (is_leaf, lambda spte, level: level == 1),
-        (root_level, lambda cpu: 2),
+        (root_level, lambda root: 2),
     ],
 )
 def test_an_iterator_that_differs_is_noticed(original: Any, other: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.oracles.snapshot import listed_roots
 from harness.watch.recorder import ROW_A, ROW_ACTOR, ROW_KIND, Recorder
 from harness.watch.stepper import Stepper, run_actors
 from mmu.dirty_log import enable_dirty_log, get_dirty_log
@@ -163,8 +164,9 @@ def vmm(cpu: Cpu) -> int:
 
 
 def leafs(vm: Vm) -> list[int]:
-    """How many leafs of each level the tables below the root hold, level 1 first."""
+    """How many leafs of each level the tables below the only root hold, level 1 first."""
     counts = [0] * vm.config.levels
+    (root,) = listed_roots(vm)
 
     def visit(page: int, level: int) -> None:
         for value in vm.tables[page].tolist():
@@ -173,7 +175,7 @@ def leafs(vm: Vm) -> list[int]:
             elif value & MMU_PRESENT:
                 visit(value >> 12, level - 1)
 
-    visit(1, vm.config.levels)
+    visit(root.page, root.level)
     return counts
 
 
