@@ -69,6 +69,13 @@ def unmap_gfn_range(cpu: Cpu, start: int, end: int, may_block: int, flush: int) 
 
 
 @kernel
+def _widen(cpu: Cpu, start: int, end: int) -> None:
+    """Have the range cover [start, end) too (kvm_mmu_invalidate_range_add)."""
+    write_once(cpu, RANGE_START, min(start, read_once(cpu, RANGE_START)))
+    write_once(cpu, RANGE_END, max(end, read_once(cpu, RANGE_END)))
+
+
+@kernel
 def _begin(cpu: Cpu, start: int, end: int) -> None:
     """One more invalidation under way (kvm_mmu_invalidate_begin); one range covers them all."""
     under_way = read_once(cpu, IN_PROGRESS) + 1
@@ -77,8 +84,7 @@ def _begin(cpu: Cpu, start: int, end: int) -> None:
         write_once(cpu, RANGE_START, start)
         write_once(cpu, RANGE_END, end)
     else:
-        write_once(cpu, RANGE_START, min(start, read_once(cpu, RANGE_START)))
-        write_once(cpu, RANGE_END, max(end, read_once(cpu, RANGE_END)))
+        _widen(cpu, start, end)
 
 
 @kernel
@@ -109,6 +115,8 @@ def invalidate_range_start(cpu: Cpu, first: int, end: int, may_block: int) -> No
                 mmu_write_lock(cpu)
                 _begin(cpu, start_gfn, end_gfn)
                 locked = 1
+            else:
+                _widen(cpu, start_gfn, end_gfn)
             flush = unmap_gfn_range(cpu, start_gfn, end_gfn, may_block, flush)
     if flush:
         flush_remote_tlbs(cpu, 0, EVERYTHING)

@@ -191,7 +191,7 @@ def relax_mmu_lock(cpu: Cpu, exclusive: int) -> None:
 
 
 @inlined_kernel
-def _note_visited(cpu: Cpu, now: int) -> None:
+def note_visited(cpu: Cpu, now: int) -> None:
     """How many entries of removed tables were handled since the last yield check, how long."""
     visited = own(cpu, VISITED)
     if visited != 0:
@@ -209,7 +209,7 @@ def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
     until the walk has moved on since its last yield: it would never end otherwise.
     """
     now = cycles(cpu)
-    _note_visited(cpu, now)
+    note_visited(cpu, now)
     if own(cpu, it + IT_NEXT_LAST_LEVEL_GFN) == own(cpu, it + IT_YIELDED_GFN):
         return False
     wanted = probe(cpu, events.PROBE_CONTEND)

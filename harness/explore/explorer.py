@@ -273,7 +273,8 @@ class Explorer:
             began = time.monotonic()
             code = self.engine.run(min(limit, self._slice))
             now = time.monotonic()
-            if now - began < SLICE_SECONDS / 2:
+            # A slice that ended early with a question says nothing about a whole one.
+            if code == 0 and now - began < SLICE_SECONDS / 2:
                 self._slice = min(self._slice * 2, 1 << 20)
             elif now - began > SLICE_SECONDS * 1.5:
                 self._slice = max(self._slice // 2, 1)

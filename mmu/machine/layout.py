@@ -324,8 +324,8 @@ SP_ROOT_COUNT = SP_PARENT
 SP_ROOT_INVALID = SP_NX_DISALLOWED
 SP_ROOT_NEXT = SP_NX_NEXT  # a root handle, 0: the last
 SP_ROOT_SCHEDULED = SP_NX_PREVIOUS  # somebody is to zap it and owns a reference for that
-# While a removed page waits for readers:
-SP_DEFERRED_NEXT = SP_NX_NEXT
+# While a removed page waits for readers, who may stand on it: a root's link to the next must stay.
+SP_DEFERRED_NEXT = SP_GFN
 
 # --- A memslot, one line -------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from mmu.machine.layout import (
     SP_LEVEL,
     SP_PARENT,
     SP_ROOT_COUNT,
+    VISITED,
 )
 from mmu.machine.lock import HELD_MMU, HELD_MMU_READ, HELD_MMU_WRITE, assert_held
 from mmu.machine.primitives import (
@@ -54,7 +55,7 @@ from mmu.tdp_iter import (
     root_level,
     root_page,
 )
-from mmu.tdp_mmu import DONE, cond_resched, set_spte, set_spte_atomic, unfreeze_spte
+from mmu.tdp_mmu import DONE, cond_resched, note_visited, set_spte, set_spte_atomic, unfreeze_spte
 
 LEAFS_ONLY = 8  # a pass's level: leafs of any size, tables stay
 
@@ -174,6 +175,7 @@ def zap_root(cpu: Cpu, root: int) -> None:
     warn(cpu, count < 1 and not stopped(cpu), ROOT_UNREFERENCED, root_page(root), count, 0)
     began = cycles(cpu)
     set_own(cpu, CHECKED, began)
+    set_own(cpu, VISITED, 0)  # what faults have removed since is no part of this
     set_own(cpu, FAULT_NUMBER, 0)  # so that its RCU sections are timed whoever zaps
     steps = config(cpu, C_ZAP_STEPS)
     if steps == STEPS_4K_2M_1G:
@@ -184,6 +186,8 @@ def zap_root(cpu: Cpu, root: int) -> None:
     if steps in (STEPS_1G, STEPS_4K_2M_1G) and root_level(root) > LEVEL_1G:
         _zap_pass(cpu, root, LEVEL_1G)
     _zap_pass(cpu, root, root_level(root))
-    record_latency(cpu, H_ZAP_ROOT, cycles(cpu) - began)
+    now = cycles(cpu)
+    note_visited(cpu, now)  # no check follows the last entry
+    record_latency(cpu, H_ZAP_ROOT, now - began)
     tally(cpu, N_ROOTS_ZAPPED, 1)
     emit(cpu, events.ROOT_ZAPPED, root_page(root), 0, 0)

@@ -197,7 +197,6 @@ def test_a_fault_waits_for_the_end_of_an_invalidation_of_its_page(twin: bool, pa
         assert it.count(at.N_FAULT_RETRIES_MAX) == covered
 
 
-@pytest.mark.xfail(reason="only the first slot's part of the range is kept", strict=True)
 def test_a_range_of_two_slots_covers_both() -> None:
     with host_world(False, slots=2) as it:
         it.run(invalidate_range_start, FIRST, 0, PAGES, 1)

@@ -371,9 +371,6 @@ def test_whoever_walks_the_list_holds_one_reference_at_a_time(twin: bool) -> Non
         assert [references(it, root) for root in handles] == [1] * 4
 
 
-@pytest.mark.xfail(
-    reason="the link to the next root is overwritten while readers stand on the root", strict=True
-)
 def test_a_reader_finds_the_roots_behind_one_that_is_freed() -> None:
     with roots_world(True, zap_by="caller") as it:
         it.run(load_root, 0)

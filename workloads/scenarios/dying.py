@@ -31,6 +31,7 @@ from workloads.scenarios.common import (
     logged,
     logged_and_written,
     map_for_writing,
+    migration_lost_nothing,
     one_access,
     small_vm,
     split_everything,
@@ -134,6 +135,12 @@ def both_halves(vm: Vm) -> None:
     """gfns 0 and 5 are mapped: something below each entry of the root."""
     map_for_writing(vm)
     one_access(vm.cpu(0), 5, ACCESS_WRITE)
+
+
+def two_roots(vm: Vm) -> None:
+    """vCPU 1 has written gfn 0 in another address space; vCPU 0's root was made later."""
+    switch_and_write(vm.cpu(1))
+    one_root(vm)
 
 
 def executed_apart(vm: Vm) -> None:
@@ -371,4 +378,12 @@ DESTROY_LOADED = Scenario(
     (Actor("vcpu 0", nothing), Actor("vmm", destroy)),
     vm=small_vm(1, 1),
     setup=logged,
+)
+ENABLE_PUT_BEFORE = Scenario(
+    "enable-put-before",
+    "logging starts while a vCPU drops a root that stands before another one's on the list",
+    (Actor("vcpu 0", drop_root), Actor("vcpu 1", write_page_0), Actor("vmm", enable_and_copy)),
+    vm=small_vm(2, 1),
+    setup=two_roots,
+    check=migration_lost_nothing,
 )

@@ -92,6 +92,12 @@ def discard_two_pages(cpu: Cpu) -> None:
 
 
 @kernel
+def discard_across_slots(cpu: Cpu) -> None:
+    """Host pages 3 and 4, the last of one memslot and the first of the next, are given up."""
+    discard_pages(cpu, 3, 5)
+
+
+@kernel
 def write_page_4(cpu: Cpu) -> None:
     """The guest writes gfn 4."""
     one_access(cpu, 4, ACCESS_WRITE)
@@ -275,4 +281,11 @@ DISCARD_READ = Scenario(
     (Actor("vcpu 0", read_page_1), Actor("host", discard_two_pages)),
     vm=small_vm(1, 1, spare_frames=2),
     setup=swapped_out,
+)
+DISCARD_TWO_SLOTS = Scenario(
+    "discard-two-slots",
+    "pages of two memslots are given up at once while a vCPU writes one of the second",
+    (Actor("vcpu 0", write_page_4), Actor("host", discard_across_slots)),
+    vm=small_vm(1, 1, spare_frames=2, slots=2),
+    setup=fill_caches,
 )
