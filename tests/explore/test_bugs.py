@@ -30,6 +30,8 @@ FOUND = {
     "b27-reference-given-back-twice": ("worker-fault", "roots"),
     "b37-leaf-mapped-over-frozen-entry": ("promote-execute", "frozen"),
     "b39-sequence-cut-to-32-bits": ("notifier-wrap", "progress"),
+    "root-link-overwritten-at-its-free": ("enable-put-before", "dirty"),
+    "range-of-the-first-memslot-only": ("discard-two-slots", "mapping"),
     "lost-dirty-by-plain-write": ("map-map-same", "transitions"),
     "table-linked-before-initialised": ("split-split-faults", "leaks"),
     "split-children-without-dirty": ("split-split", "dirty"),
@@ -118,11 +120,11 @@ def test_found_replayed_and_told(runs, name):
 
 
 @pytest.mark.slow
-def test_the_clean_model_is_not_accused(runs, tmp_path):
-    for scenario in {FOUND[name][0] for name in TESTED}:
-        done = tdprace("explore", scenario, "--strategy", "dpor", "--quiet", "--results", tmp_path)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "exhausted: these are all" in done.stdout
+@pytest.mark.parametrize("scenario", sorted({FOUND[name][0] for name in TESTED}))
+def test_the_clean_model_is_not_accused(scenario, tmp_path):
+    """Exhausted, or for half as long as a bug may take to be found."""
+    done = tdprace("explore", scenario, "--seconds", 5, "-j", 1, "--quiet", "--results", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow
