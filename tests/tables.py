@@ -26,7 +26,7 @@ BLOCK = re.compile(r"(<!-- table: (.+?) -->\n```text\n)(.*?)(```\n<!-- end -->)"
 
 # Rows that the scheduler and the machine decide, not the options.
 VOLATILE = re.compile(
-    r"exits|quiet_points|memory,|cmpxchg_failed|lock_|tlb_misses|mmio|pf_retry|pf_spurious"
+    r"exits|quiet_points|memory,|cmpxchg_failed|lock_|tlb_misses|mmio|pf_retry|pf_spurious|yields"
 )
 
 

@@ -19,7 +19,10 @@ TORTURE = ("torture", "-v", "3", "--seconds", "3")
 CAUGHT = {
     "balance-counted-twice": ("balance", TORTURE),
     "frames-freed-before-the-notifier": ("frames", TORTURE),
-    "frozen-entry-mapped-over": ("frozen", (*TORTURE, "-s", "2m", "--huge-split", "zap")),
+    "frozen-entry-mapped-over": (
+        "frozen",
+        (*TORTURE, "--seconds", "6", "-s", "2m", "--huge-split", "zap"),
+    ),
     "mapping-notifier-without-flush": ("mapping", TORTURE),
     "progress-passes-skipped": (
         "progress",

@@ -53,7 +53,7 @@ def test_the_largest_is_predicted_from_the_smaller_ones():
     # 10 ns each, then 12 ns: 16.7 % less than measured.  The order does not matter.
     said = fit_lines([(4e6, 0.048), (1e6, 0.010), (2e6, 0.020)], 1e9, "all")
     assert said[0] == (
-        "least squares: 10.67 ns each; the smaller sizes predict 0.040s for the largest,"
+        "CPU time, least squares: 10.67 ns each; the smaller sizes predict 0.040s for the largest,"
         " measured 0.048s (-16.7%)"
     )
     assert said[1].startswith("extrapolated, not measured: all would take 11s (5s to 16s, 95%")
