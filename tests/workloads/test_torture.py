@@ -6,7 +6,8 @@ from tests.workloads.runs import plan_of, run_clean
 from workloads.errors import UsageError
 from workloads.registry import load
 
-SHORT = ("torture", "-v", "2", "--seconds", "0.2")
+# Long enough for everybody to have had a core, whoever else wants one.
+SHORT = ("torture", "-v", "2", "--seconds", "1")
 
 
 @pytest.mark.slow
