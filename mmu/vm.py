@@ -13,7 +13,7 @@ from mmu.machine.cpu import Cpu, Observer, Words
 from mmu.machine.memory import SharedBlock
 from mmu.machine.regions import Layout, Shape
 from mmu.memslots import STATE_BITS
-from mmu.policy import FLUSH, HUGE_SPLIT, ROOT_LIFE, ZAP_BY, ZAP_STEPS
+from mmu.policy import DIRTY_LOG_MODE, FLUSH, HUGE_SPLIT, ROOT_LIFE, ZAP_BY, ZAP_STEPS
 
 GFN_BASE = 1 << 20  # 4 GiB, a multiple of 1G: where the test region of the selftests would go
 FIRST_PAGE = 1  # table page 0 is "none"
@@ -34,7 +34,10 @@ class VmConfig:
     spare_frames: int = 0  # free frames of the host, without which its mappings never change
     backing_level: int = 1
     huge_split: str = "eager"  # as the kernel's default: eager_page_split=Y
+    ad: bool = True  # the hardware keeps A and D bits; without them there is no PML either
     pml: bool = True
+    dirty_log_mode: str = "get"
+    write_tracking: bool = False  # somebody may want to see the writes of single gfns
     nx_huge_pages: bool = True
     flush: str = "range"
     root_life: str = "put"
@@ -72,6 +75,7 @@ class VmConfig:
             pml_size=self.pml_size,
             histograms=self.sample > 0,
             workload_words=self.workload_words,
+            write_tracking=self.write_tracking,
         )
 
     def memslots(self) -> tuple[tuple[int, int], ...]:
@@ -177,7 +181,9 @@ class Vm:
         words[at.C_QUIET_CYCLES] = int(config.quiet_us * ticks_per_us)
         words[at.C_TICK_CYCLES] = int(config.tick_ms * 1e3 * ticks_per_us)
         words[at.C_HUGE_SPLIT] = HUGE_SPLIT[config.huge_split]
-        words[at.C_USE_PML] = int(config.pml)
+        words[at.C_AD_BITS] = int(config.ad)
+        words[at.C_USE_PML] = int(config.ad and config.pml)
+        words[at.C_DIRTY_LOG_MODE] = DIRTY_LOG_MODE[config.dirty_log_mode]
         words[at.C_NX_HUGE_PAGES] = int(config.nx_huge_pages)
         words[at.C_FLUSH_RANGE] = FLUSH[config.flush]
         words[at.C_WORKLOAD] = layout.start("workload")
@@ -189,6 +195,7 @@ class Vm:
         words[at.C_ZAP_STEPS] = ZAP_STEPS[config.zap_steps]
         words[at.C_FREE_FRAMES] = layout.start("free frames")
         words[at.C_DISK] = layout.start("disk")
+        words[at.C_WRITE_TRACKED] = layout.start("write tracked") if config.write_tracking else 0
         words[at.USERS] = 1
         words[at.POOL_FRESH] = FIRST_PAGE
         for actor in range(config.actors):

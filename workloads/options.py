@@ -117,6 +117,13 @@ def add_machine(
         help="no page-modification log: dirty logging write-protects instead of clearing D",
     )
     parser.add_argument(
+        "--no-ad",
+        dest="ad",
+        action="store_false",
+        help="hardware without accessed and dirty bits (and so without PML): ageing takes"
+        " permissions away, dirty logging write-protects",
+    )
+    parser.add_argument(
         "--no-nx-huge-pages",
         dest="nx_huge_pages",
         action="store_false",
@@ -178,7 +185,9 @@ def vm_config(args: argparse.Namespace, pages: int, **more: Any) -> VmConfig:
         root_life=getattr(args, "root_life", "put"),
         zap_by=getattr(args, "zap_by", "caller"),
         zap_steps=getattr(args, "zap_steps", "1g"),
+        ad=args.ad,
         pml=args.pml,
+        dirty_log_mode=getattr(args, "dirty_log_mode", "get"),
         nx_huge_pages=args.nx_huge_pages,
         tick_ms=args.tick_ms,
         **more,

@@ -12,6 +12,7 @@ from mmu.machine.conditions import LIFETIME_WALK, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel
 from mmu.machine.layout import (
+    C_AD_BITS,
     C_PML,
     N_PML_ENTRIES,
     PML_INDEX,
@@ -38,7 +39,12 @@ def pml_log(cpu: Cpu, gfn: int) -> None:
 
 @inlined_kernel
 def _set_accessed_dirty(cpu: Cpu, sptep: int, spte: int, gfn: int, access: int) -> int:
-    """Set A, and D for a write; the entry as it is now, or 0 if it changed under the walker."""
+    """Set A, and D for a write; the entry as it is now, or 0 if it changed under the walker.
+
+    Without A and D bits there is nothing to set, and what is cached owes no update.
+    """
+    if config(cpu, C_AD_BITS) == 0:
+        return spte | ACCESSED | DIRTY
     wanted = ACCESSED | DIRTY if access & ACCESS_WRITE != 0 else ACCESSED
     if spte & wanted == wanted:
         return spte

@@ -68,15 +68,18 @@ ACTORS_MAX = 4096  # the request walk and the 12-bit actor number in violation r
     C_ZAP_STEPS,
     C_FREE_FRAMES,  # the host's stack of free frames
     C_DISK,  # what the host has written back, one value per host page
+    C_AD_BITS,  # the hardware keeps A and D bits
+    C_DIRTY_LOG_MODE,
+    C_WRITE_TRACKED,  # per gfn: how many want to see its writes; 0: nobody ever does
     CONFIG_END,
-) = range(49)
+) = range(52)
 
 # --- Header: words that change, each group on lines of its own ---------------------------------
 
 # A lock is a line: the word, its event count, its sleepers, finished exclusive phases, its owner.
 GATE, SLEEPERS, PHASES, OWNER = range(1, 5)
 
-_LINES = [64 + LINE * i for i in range(25)]
+_LINES = [64 + LINE * i for i in range(26)]
 (
     MMU_LOCK,
     PAGES_LOCK,  # tdp_mmu_pages_lock: the possible-NX list
@@ -90,6 +93,7 @@ _LINES = [64 + LINE * i for i in range(25)]
     ZAP_QUEUED,  # roots handed to the zap worker so far
     ZAP_FINISHED,  # ... and of these, those it has finished
     NOTIFIERS,  # mn_active_invalidate_count, in units of NOTIFIER_UNIT
+    SLOTS_GENERATION,  # of the memslots: one more with every change of one
     INVALIDATE,
     STAT_PAGES_4K,  # kvm_stat pages_4k, pages_2m, pages_1g
     STAT_PAGES_2M,
@@ -222,6 +226,14 @@ COUNTER_NAMES = (
     "slots_changed",
     "entries_between_checks_max",
     "fault_retries_max",
+    "pf_prefetched",  # pages that a prefault has mapped
+    "pf_write_protected",  # writes emulated because somebody wants to see them
+    "pf_mmio_spte_created",
+    "mmio_spte_hits",  # accesses of a hole that needed no lookup of the memslots
+    "sptes_aged",
+    "nx_recovered",  # tables that made room for a huge page to be
+    "huge_recovered",  # huge pages put together when logging ended
+    "gfns_write_protected",
 )
 (
     N_ACCESSES,
@@ -273,6 +285,14 @@ COUNTER_NAMES = (
     N_SLOTS_CHANGED,
     N_BETWEEN_CHECKS_MAX,
     N_FAULT_RETRIES_MAX,
+    N_PF_PREFETCHED,
+    N_PF_WRITE_PROTECTED,
+    N_PF_MMIO_SPTE_CREATED,
+    N_MMIO_SPTE_HITS,
+    N_SPTES_AGED,
+    N_NX_RECOVERED,
+    N_HUGE_RECOVERED,
+    N_GFNS_WRITE_PROTECTED,
 ) = range(COUNTERS, COUNTERS + len(COUNTER_NAMES))
 COUNTERS_MAX_NAMES = tuple(name for name in COUNTER_NAMES if name.endswith("_max"))
 # The supervisor's phase number for this actor, with GATE and SLEEPERS.

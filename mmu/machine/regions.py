@@ -48,6 +48,7 @@ class Shape:
     pml_size: int = 512
     histograms: bool = True
     workload_words: int = 0
+    write_tracking: bool = False
 
 
 @dataclass
@@ -88,6 +89,7 @@ class Layout:
         self._place("newest", shape.gfn_count, align=ENTRIES_MAX)
         self._place("disk", shape.gfn_count, align=ENTRIES_MAX)
         self._place("free frames", frames if shape.spare_frames else 0)
+        self._place("write tracked", shape.gfn_count if shape.write_tracking else 0)
         self.words = _aligned(self.words, ENTRIES_MAX)
         check_regions(list(self.regions.values()), self.words)
 

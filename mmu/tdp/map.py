@@ -10,7 +10,7 @@ from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.conditions import LIFETIME_WALK, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
-from mmu.machine.layout import C_HUGE_SPLIT, C_NX_HUGE_PAGES
+from mmu.machine.layout import C_AD_BITS, C_HUGE_SPLIT, C_NX_HUGE_PAGES
 from mmu.machine.lock import HELD_MMU_READ, assert_held
 from mmu.machine.primitives import config, read_once, stopped
 from mmu.nx_list import track_possible_nx_huge_page
@@ -63,7 +63,8 @@ def _install_leaf(
         return RET_PF_SPURIOUS
     first = round_gfn(cpu, gfn, level)
     executable = level == LEVEL_4K or config(cpu, C_NX_HUGE_PAGES) == 0
-    new = make_leaf(pfn - (gfn - first), level, writable, executable)
+    ad = config(cpu, C_AD_BITS)
+    new = make_leaf(pfn - (gfn - first), level, writable, executable, ad)
     if new == old:
         return RET_PF_SPURIOUS
     if set_spte_atomic(cpu, sptep, first, level, old, new) != DONE:
