@@ -11,9 +11,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mmu.machine.layout import C_WORKLOAD, N_ACCESSES
+from mmu.machine.layout import C_WORKLOAD, LINE, N_ACCESSES
 from mmu.vm import Vm
-from workloads.actors.turmoil_words import COUNTED, LINE
+from workloads.actors.turmoil_words import COUNTED
 from workloads.errors import RunFailed
 from workloads.plan import Actor
 
@@ -66,9 +66,8 @@ def floors(features: Mapping[str, bool], seconds: float, processes: int) -> dict
     """{what: how often at least} of a run of `seconds`."""
     factor = seconds * scale(processes)
     wanted = {each.what: each.per_second for each in FLOORS if features[each.feature]}
-    return {
-        what: int(rate * factor) for what, rate in {ACCESSES: ACCESSES_PER_SECOND, **wanted}.items()
-    }
+    wanted[ACCESSES] = ACCESSES_PER_SECOND
+    return {what: int(rate * factor) for what, rate in wanted.items()}
 
 
 def report_counts(actor: Actor) -> None:

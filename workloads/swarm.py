@@ -42,7 +42,7 @@ def choose(
     seed: int, on: Collection[str], off: Collection[str], huge_pages: bool
 ) -> Mapping[str, bool]:
     """{feature: on?}: as the seed says, but for those that the user has named."""
-    chosen = {}
+    chosen: dict[str, bool] = {}
     for feature in FEATURES:
         wanted = feature in on or (feature not in off and switched_on(seed, feature))
         possible = huge_pages or feature not in HUGE_ONLY

@@ -171,7 +171,7 @@ def _turns(args: argparse.Namespace, seed: int, turn: Callable[..., int], *argum
 
 
 def _helpers(args: argparse.Namespace, features: Mapping[str, bool], pages: int) -> dict[str, Part]:
-    """{role: its part} of everybody but the vCPUs and the monitor, as far as they are switched on."""
+    """{role: its part} of everybody but the vCPUs and the monitor, as far as switched on."""
     everybody: dict[str, tuple[str, Part]] = {
         HOST: ("reclaim", _turns(args, 1000, reclaim_turn)),
         KSM: ("ksm", _turns(args, 1001, ksm_turn)),

@@ -30,6 +30,7 @@ from mmu.machine.layout import (
 from mmu.machine.lock import host_lock, host_unlock
 from mmu.machine.primitives import (
     config,
+    count,
     hint,
     peek,
     poke,
@@ -39,7 +40,7 @@ from mmu.machine.primitives import (
     yield_core,
 )
 from mmu.memslots import slot_word
-from workloads.actors.turmoil_words import GATE, MIGRATIONS, ROUNDS, TURNS, WANTED, book
+from workloads.actors.turmoil_words import ALIVE, GATE, MIGRATIONS, ROUNDS, TURNS, WANTED, book
 
 LOCKED_PAGES = 64  # copied at a stretch while the host's mappings are kept from changing
 
@@ -49,14 +50,16 @@ LOCKED_PAGES = 64  # copied at a stretch while the host's mappings are kept from
 
 @kernel
 def begin_running(cpu: Cpu) -> None:
-    """A vCPU goes on, unless somebody keeps them all at rest."""
+    """A vCPU begins to work, unless somebody keeps them all at rest."""
+    count(cpu, config(cpu, C_WORKLOAD) + ALIVE, 1)
     acquire_when(cpu, config(cpu, C_WORKLOAD) + GATE, EXCLUSIVE, 0, SHARED_UNIT)
 
 
 @kernel
 def end_running(cpu: Cpu) -> None:
-    """The vCPU, which has left the guest, is at rest."""
+    """The vCPU, which has left the guest, is at rest and has no more work."""
     release(cpu, config(cpu, C_WORKLOAD) + GATE, -SHARED_UNIT)
+    count(cpu, config(cpu, C_WORKLOAD) + ALIVE, -1)
 
 
 @kernel
@@ -64,8 +67,8 @@ def make_way(cpu: Cpu) -> None:
     """Between two turns: come to rest if somebody wants that, until he has done."""
     if hint(cpu, config(cpu, C_WORKLOAD) + WANTED) != 0:
         vcpu_put(cpu)
-        end_running(cpu)
-        begin_running(cpu)
+        release(cpu, config(cpu, C_WORKLOAD) + GATE, -SHARED_UNIT)
+        acquire_when(cpu, config(cpu, C_WORKLOAD) + GATE, EXCLUSIVE, 0, SHARED_UNIT)
         vcpu_load(cpu)
 
 
@@ -85,14 +88,14 @@ def resume_vcpus(cpu: Cpu) -> None:
 
 @kernel
 def _let_guests_work(cpu: Cpu) -> None:
-    """Until the vCPUs that run have had a turn each on the average, or none runs any more.
+    """Until the vCPUs have had a turn each on the average, or have no more work.
 
     Without it the migration would go on while they are still waking up, and copy memory at rest.
     """
     workload = config(cpu, C_WORKLOAD)
     end = hint(cpu, workload + TURNS) + config(cpu, C_VCPUS)
     while hint(cpu, workload + TURNS) < end and not should_stop(cpu):
-        if hint(cpu, workload + GATE) & SHARED_MASK == 0:
+        if hint(cpu, workload + ALIVE) == 0:
             return
         yield_core(cpu)
 

@@ -12,7 +12,9 @@ from mmu.machine.layout import C_WORKLOAD, LINE
 from mmu.machine.primitives import config, count, hint, set_hint
 
 GATE = 0
-WANTED = 5  # of the gate's line, behind its lock words: somebody wants the vCPUs at rest
+# Of the gate's line, behind its lock words.
+WANTED = 5  # somebody wants the vCPUs at rest
+ALIVE = 6  # how many vCPUs have work, be they at rest or not
 
 # How often each thing was done.
 COUNTED = (
