@@ -120,7 +120,7 @@ def _measure(
             plan = cells[vcpus, variant]
             status = Status(args.quiet)
             try:
-                session = Session(plan, status, watchdog_s=args.watchdog, bounds=bool(args.patch))
+                session = Session(plan, status, watchdog_s=args.watchdog, watching=Watching(bounds=bool(args.patch)))
                 result = session.run(flag, lambda phase, result: None)
             finally:
                 status.close()

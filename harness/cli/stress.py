@@ -129,7 +129,7 @@ def _run_variant(
             stored = time.monotonic()
 
     try:
-        session = Session(plan, status, watchdog_s=args.watchdog, bounds=bool(args.patch))
+        session = Session(plan, status, watchdog_s=args.watchdog, watching=Watching(bounds=bool(args.patch)))
         result = session.run(flag, on_phase)
     finally:
         status.close()

@@ -28,7 +28,7 @@ from harness.run.actor import END, ActorProcess, actor_main
 from harness.run.measure import actor_matrix, counters, difference, latencies, proportional_bytes
 from harness.run.status import Status
 from harness.run.watchdog import Watchdog
-from harness.watch.bounds import BoundsWatch
+from harness.watch.stress import StressWatch, Watching
 from mmu.machine import layout as at
 from mmu.machine.blocking import add_and_wake, wait_briefly, wake
 from mmu.machine.futex import raw_load
@@ -38,6 +38,7 @@ from workloads.plan import VCPU, ZAP_WORKER, Phase, Plan
 
 STOP_GRACE_S = 1.0
 FAILURE_GRACE_S = 0.5
+UNWATCHED = Watching()
 AUDIT_TABLES_MAX = 2048  # more are audited at the end only, not after every phase
 # What follows from the end of a process, where that is not plain.
 _DEATH_MEANS = {
@@ -110,7 +111,12 @@ class Session:
     """One run of one plan."""
 
     def __init__(
-        self, plan: Plan, status: Status, *, watchdog_s: float = 30.0, bounds: bool = False
+        self,
+        plan: Plan,
+        status: Status,
+        *,
+        watchdog_s: float = 30.0,
+        watching: Watching = UNWATCHED,
     ) -> None:
         self._plan = plan
         self._status = status
@@ -128,7 +134,7 @@ class Session:
                 f"shared memory for {plan.vm.pages} guest pages cannot be mapped: {error};"
                 " give less memory"
             ) from error
-        self._bounds = BoundsWatch(self._vm) if bounds else None
+        self._watch = StressWatch(self._vm, watching) if watching else None
 
     def run(self, flag: SignalFlag, on_phase: Callable[[Phase, Result], None]) -> Result:
         """Fork the actors and play every phase; `on_phase` is called after each."""
@@ -165,7 +171,7 @@ class Session:
         gc.freeze()
         for number, role in enumerate(self._plan.roles):
             index = number - first.setdefault(role, number)
-            watch = self._bounds
+            watch = self._watch
             hook, ctx = (watch.hook, watch.ctx(number)) if watch is not None else (0, 0)
             actor = ActorProcess(self._vm, number, index, write_end, hook, ctx)
             core = self._plan.pins[number] if number < len(self._plan.pins) else None

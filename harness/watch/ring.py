@@ -1,0 +1,131 @@
+"""The ring: each actor's last steps and events, in shared memory, readable after a kill.
+
+Taken down before it happens: the time, the kind, the word and the operands; for a read what the
+word held just then.  Left out is what says nothing about an interleaving: questions, costs, reads
+of memory that is not published.  A run of writes to such memory (a table that is filled) is one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.watch.block import (
+    CONTROL_LAST,
+    CONTROL_MOMENT,
+    KIND_BITS,
+    KIND_MASK,
+    NEVER,
+    ROW_A,
+    ROW_B,
+    ROW_C,
+    ROW_STAMP,
+    ROW_WORDS,
+    W_BASE,
+    W_BEGAN,
+    W_CONTROL,
+    W_COUNT,
+    W_ROW_MASK,
+    W_ROWS,
+)
+from harness.watch.words import get, load_word, put, store_word, ticks
+from mmu.machine.cpu import Words
+from mmu.machine.events import LOAD_ACQUIRE, PEEK, POKE, READ_ONCE
+from mmu.machine.kernel import inlined_array_kernel
+
+ROWS_MAX = 1 << 20
+# How long rings go on after a rule was broken, in ticks: what others did meanwhile belongs to it.
+AFTER_TICKS = 1 << 14
+
+
+@dataclass(frozen=True)
+class Event:
+    """A row of an actor's ring; `ticks` since the run began."""
+
+    ticks: int
+    actor: int
+    kind: int
+    a: int
+    b: int
+    c: int
+
+
+@inlined_array_kernel
+def _write_row(ctx: int, stamp: int, kind: int, a: int, b: int, c: int) -> None:
+    """The next row.  It counts only when it is whole: its process may be killed at any moment."""
+    count = get(ctx, W_COUNT)
+    row = get(ctx, W_ROWS) + 8 * ROW_WORDS * (count & get(ctx, W_ROW_MASK))
+    # Stores of this kind stay in their order.
+    store_word(row, ROW_STAMP, stamp - get(ctx, W_BEGAN) << KIND_BITS | kind)
+    store_word(row, ROW_A, a)
+    store_word(row, ROW_B, b)
+    store_word(row, ROW_C, c)
+    store_word(ctx, W_COUNT, count + 1)
+
+
+@inlined_array_kernel
+def _extends_run(ctx: int, a: int, b: int) -> int:
+    """A write beside the one before, of the same value: that row says how many there were."""
+    count = get(ctx, W_COUNT)
+    if count == 0:
+        return 0
+    row = get(ctx, W_ROWS) + 8 * ROW_WORDS * (count - 1 & get(ctx, W_ROW_MASK))
+    written = get(row, ROW_C)
+    if get(row, ROW_STAMP) & KIND_MASK != POKE or get(row, ROW_B) != b:
+        return 0
+    if get(row, ROW_A) + written != a:
+        return 0
+    put(row, ROW_C, written + 1)
+    return 1
+
+
+@inlined_array_kernel
+def take_down(ctx: int, kind: int, a: int, b: int, c: int) -> None:
+    """A row for an event, unless the ring stands still."""
+    stamp = ticks()
+    if stamp <= load_word(get(ctx, W_CONTROL), CONTROL_LAST):
+        _write_row(ctx, stamp, kind, a, b, c)
+
+
+@inlined_array_kernel
+def take_down_step(ctx: int, kind: int, a: int, b: int, c: int) -> None:
+    """A row for a step on a word of the block."""
+    if kind == PEEK:
+        return
+    if kind == POKE:
+        if _extends_run(ctx, a, b) == 0:
+            take_down(ctx, kind, a, b, 1)
+        return
+    if kind == READ_ONCE or kind == LOAD_ACQUIRE:  # noqa: PLR1714 - numba knows no `in` here
+        b = load_word(get(ctx, W_BASE), a)
+    take_down(ctx, kind, a, b, c)
+
+
+@inlined_array_kernel
+def stand_still_soon(ctx: int) -> None:
+    """A rule was broken: all rings of the run take a little more, then keep what they have."""
+    control = get(ctx, W_CONTROL)
+    if load_word(control, CONTROL_LAST) == NEVER:
+        now = ticks()
+        store_word(control, CONTROL_MOMENT, now)
+        store_word(control, CONTROL_LAST, now + AFTER_TICKS)
+
+
+def rows_for(wanted: int) -> int:
+    """How many rows a ring of `wanted` events has: a power of two, and one may be half written."""
+    return 1 << wanted.bit_length() if wanted else 0
+
+
+def read_ring(actor: int, rows: Words, count: int, wanted: int) -> list[Event]:
+    """The last `wanted` events of an actor, oldest first, from its rows and how many it wrote."""
+    first = max(0, count - wanted)
+    found = []
+    for number in range(first, count):
+        stamp, a, b, c = map(int, rows[number % len(rows)])
+        found.append(Event(stamp >> KIND_BITS, actor, stamp & KIND_MASK, a, b, c))
+    return found
+
+
+def merged(rings: Sequence[Sequence[Event]]) -> list[Event]:
+    """All actors' events by time."""
+    return sorted((event for ring in rings for event in ring), key=lambda event: event.ticks)
