@@ -26,8 +26,9 @@ KINDS = ("retry", "cmpxchg", "contention", "delay")
     W_ROWS,  # address of the ring's row 0
     W_ROW_MASK,  # rows of the ring, a power of two, minus 1
     W_COUNT,  # rows written so far
+    W_NOW,  # time of the last row
     W_DELAY_TICKS,
-) = range(10)
+) = range(11)
 # For each kind of injection: its random state, below which 31 bits it happens, how often it was
 # asked for, how often it happened, and how often in a row.
 W_RANDOM, W_THRESHOLD, W_CHANCES, W_INJECTED, W_IN_A_ROW = range(12, 32, 4)

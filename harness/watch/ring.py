@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.watch.block import (
+    ASK_RING,
     CONTROL_LAST,
     CONTROL_MOMENT,
     KIND_BITS,
@@ -21,21 +22,43 @@ from harness.watch.block import (
     ROW_C,
     ROW_STAMP,
     ROW_WORDS,
+    W_ASKED,
     W_BASE,
     W_BEGAN,
     W_CONTROL,
     W_COUNT,
+    W_NOW,
     W_ROW_MASK,
     W_ROWS,
 )
 from harness.watch.words import get, load_word, put, store_word, ticks
 from mmu.machine.cpu import Words
-from mmu.machine.events import LOAD_ACQUIRE, PEEK, POKE, READ_ONCE
+from mmu.machine.events import (
+    ACQUIRE,
+    AGAIN,
+    BLOCK,
+    CMPXCHG,
+    EMIT,
+    FETCH_ADD,
+    FETCH_AND,
+    FETCH_OR,
+    LOAD_ACQUIRE,
+    PEEK,
+    POKE,
+    READ_ONCE,
+    RELEASE,
+    STORE_RELEASE,
+    WAIT_WHILE,
+    WRITE_ONCE,
+)
 from mmu.machine.kernel import inlined_array_kernel
 
 ROWS_MAX = 1 << 20
 # How long rings go on after a rule was broken, in ticks: what others did meanwhile belongs to it.
 AFTER_TICKS = 1 << 14
+CLOCK_ROWS_MASK = 15
+TIMED = (CMPXCHG, WRITE_ONCE, STORE_RELEASE, FETCH_ADD, FETCH_OR, FETCH_AND, ACQUIRE, RELEASE)
+TIMED_KINDS = sum(1 << kind for kind in (*TIMED, WAIT_WHILE, AGAIN, BLOCK))
 
 
 @dataclass(frozen=True)
@@ -51,12 +74,35 @@ class Event:
 
 
 @inlined_array_kernel
-def _write_row(ctx: int, stamp: int, kind: int, a: int, b: int, c: int) -> None:
+def _time_of_row(ctx: int, count: int, kind: int) -> int:
+    """When the row happened, in ticks since the run began; -1 once rings stand still.
+
+    To read the clock costs more than all else here.  So it is read where actors meet (locks,
+    compare-and-swaps, plain writes) and at least each 16th row; what lies between has the time of
+    the row before.
+    """
+    timed = kind < EMIT and TIMED_KINDS >> kind & 1 != 0
+    if count & CLOCK_ROWS_MASK != 0 and not timed:
+        return get(ctx, W_NOW)
+    now = ticks()
+    if now > load_word(get(ctx, W_CONTROL), CONTROL_LAST):
+        return -1
+    now -= get(ctx, W_BEGAN)
+    put(ctx, W_NOW, now)
+    return now
+
+
+@inlined_array_kernel
+def take_down(ctx: int, kind: int, a: int, b: int, c: int) -> None:
     """The next row.  It counts only when it is whole: its process may be killed at any moment."""
     count = get(ctx, W_COUNT)
+    now = _time_of_row(ctx, count, kind)
+    if now < 0:
+        put(ctx, W_ASKED, get(ctx, W_ASKED) & ~ASK_RING)
+        return
     row = get(ctx, W_ROWS) + 8 * ROW_WORDS * (count & get(ctx, W_ROW_MASK))
     # Stores of this kind stay in their order.
-    store_word(row, ROW_STAMP, stamp - get(ctx, W_BEGAN) << KIND_BITS | kind)
+    store_word(row, ROW_STAMP, now << KIND_BITS | kind)
     store_word(row, ROW_A, a)
     store_word(row, ROW_B, b)
     store_word(row, ROW_C, c)
@@ -77,14 +123,6 @@ def _extends_run(ctx: int, a: int, b: int) -> int:
         return 0
     put(row, ROW_C, written + 1)
     return 1
-
-
-@inlined_array_kernel
-def take_down(ctx: int, kind: int, a: int, b: int, c: int) -> None:
-    """A row for an event, unless the ring stands still."""
-    stamp = ticks()
-    if stamp <= load_word(get(ctx, W_CONTROL), CONTROL_LAST):
-        _write_row(ctx, stamp, kind, a, b, c)
 
 
 @inlined_array_kernel
@@ -109,6 +147,14 @@ def stand_still_soon(ctx: int) -> None:
         now = ticks()
         store_word(control, CONTROL_MOMENT, now)
         store_word(control, CONTROL_LAST, now + AFTER_TICKS)
+
+
+@inlined_array_kernel
+def tell_time(ctx: int) -> int:
+    """The clock, for the model; the rows that follow have this time for nothing."""
+    now = ticks()
+    put(ctx, W_NOW, now - get(ctx, W_BEGAN))
+    return now
 
 
 def rows_for(wanted: int) -> int:

@@ -30,8 +30,9 @@ from harness.watch.ring import (
     stand_still_soon,
     take_down,
     take_down_step,
+    tell_time,
 )
-from harness.watch.words import compiled_hook, get, give_up_core, load_word, ticks
+from harness.watch.words import compiled_hook, get, give_up_core, load_word
 from mmu.machine.blocking import SHARED_UNIT, WAITING_MASK
 from mmu.machine.clock import read_ticks, ticks_per_ns
 from mmu.machine.cpu import Words
@@ -112,7 +113,7 @@ def watch_stress(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int
     if kind == STOPPED:
         return GO
     if kind == CLOCK:
-        return ticks()
+        return tell_time(ctx)
     if kind == PROBE:
         answer = answer_probe(ctx, a)
         if answer != 0 and asked & ASK_RING != 0:
