@@ -36,6 +36,7 @@ from workloads.units import parse_duration, whole
 NAME = "torture"
 HELP = "faults, host changes, memslots, roots and the zap worker at once; clean or not"
 POLICIES = ("root-life", "zap-by", "zap-steps", "huge-split", "flush")
+RING = 4000  # events of each actor that are kept for the case that a rule is broken
 EXAMPLES = (
     "-v 4 --seconds 60",
     "-v 2 -b 64k --seconds 60",

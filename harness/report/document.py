@@ -51,6 +51,7 @@ def run_part(plan: Plan, variant: str, result: Result) -> dict[str, Any]:
         "vm": asdict(plan.vm),
         "phases": [asdict(phase) for phase in result.phases],
         "counters": result.counters,
+        "injected": result.injected,
         "latency_ns": result.latency_ns,
         "memory": result.memory,
         "violations": [asdict(violation) for violation in result.violations],

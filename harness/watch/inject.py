@@ -52,7 +52,9 @@ class Injection:
     def __str__(self) -> str:
         values = (self.retry, self.cmpxchg, self.contention)
         parts = [f"{name}={p:g}" for name, p in zip(KINDS, values, strict=False) if p]
-        return ",".join([*parts, *([f"delay={self.delay:g}:{self.delay_ns}"] if self.delay else [])])
+        return ",".join(
+            [*parts, *([f"delay={self.delay:g}:{self.delay_ns}"] if self.delay else [])]
+        )
 
     def probabilities(self) -> tuple[float, float, float, float]:
         """In the order of `block.KINDS`."""

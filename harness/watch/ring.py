@@ -2,7 +2,8 @@
 
 Taken down before it happens: the time, the kind, the word and the operands; for a read what the
 word held just then.  Left out is what says nothing about an interleaving: questions, costs, reads
-of memory that is not published.  A run of writes to such memory (a table that is filled) is one row.
+of memory that is not published.  Writes to such memory one after the other (a table that is
+filled) are one row.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ from mmu.machine.events import (
     RELEASE,
     STORE_RELEASE,
     WAIT_WHILE,
+    WARN,
     WRITE_ONCE,
 )
-from mmu.machine.kernel import inlined_array_kernel
+from mmu.machine.kernel import array_kernel, inlined_array_kernel
 
 ROWS_MAX = 1 << 20
 # How long rings go on after a rule was broken, in ticks: what others did meanwhile belongs to it.
@@ -81,7 +83,7 @@ def _time_of_row(ctx: int, count: int, kind: int) -> int:
     compare-and-swaps, plain writes) and at least each 16th row; what lies between has the time of
     the row before.
     """
-    timed = kind < EMIT and TIMED_KINDS >> kind & 1 != 0
+    timed = kind >= WARN or (kind < EMIT and TIMED_KINDS >> kind & 1 != 0)
     if count & CLOCK_ROWS_MASK != 0 and not timed:
         return get(ctx, W_NOW)
     now = ticks()
@@ -134,19 +136,20 @@ def take_down_step(ctx: int, kind: int, a: int, b: int, c: int) -> None:
         if _extends_run(ctx, a, b) == 0:
             take_down(ctx, kind, a, b, 1)
         return
-    if kind == READ_ONCE or kind == LOAD_ACQUIRE:  # noqa: PLR1714 - numba knows no `in` here
+    if kind in (READ_ONCE, LOAD_ACQUIRE):
         b = load_word(get(ctx, W_BASE), a)
     take_down(ctx, kind, a, b, c)
 
 
-@inlined_array_kernel
-def stand_still_soon(ctx: int) -> None:
-    """A rule was broken: all rings of the run take a little more, then keep what they have."""
+@array_kernel
+def take_down_violation(ctx: int, kind: int, a: int, b: int, c: int) -> None:
+    """A broken rule: if it is the run's first, all rings take a little more, then stand still."""
+    take_down(ctx, kind, a, b, c)
     control = get(ctx, W_CONTROL)
     if load_word(control, CONTROL_LAST) == NEVER:
-        now = ticks()
-        store_word(control, CONTROL_MOMENT, now)
-        store_word(control, CONTROL_LAST, now + AFTER_TICKS)
+        moment = get(ctx, W_NOW) + get(ctx, W_BEGAN)
+        store_word(control, CONTROL_MOMENT, moment)
+        store_word(control, CONTROL_LAST, moment + AFTER_TICKS)
 
 
 @inlined_array_kernel

@@ -27,14 +27,15 @@ from harness.watch.ring import (
     merged,
     read_ring,
     rows_for,
-    stand_still_soon,
     take_down,
     take_down_step,
+    take_down_violation,
     tell_time,
 )
 from harness.watch.words import compiled_hook, get, give_up_core, load_word
 from mmu.machine.blocking import SHARED_UNIT, WAITING_MASK
 from mmu.machine.clock import read_ticks, ticks_per_ns
+from mmu.machine.conditions import LIFETIME_OUTSIDE
 from mmu.machine.cpu import Words
 from mmu.machine.events import (
     ACQUIRE,
@@ -90,8 +91,7 @@ def _step(ctx: int, asked: int, actor: int, kind: int, a: int, b: int, c: int) -
     """Before a step."""
     if asked & ASK_BOUNDS != 0 and is_wild(ctx, a):
         if asked & ASK_RING != 0:
-            stand_still_soon(ctx)
-            take_down(ctx, kind, a, b, c)
+            take_down_violation(ctx, WARN + LIFETIME_OUTSIDE, a, kind, actor)
         note_wild_step(ctx, actor, kind, a)
         return STOP
     if asked & ASK_DELAY != 0 and kind < PEEK:
@@ -122,8 +122,9 @@ def watch_stress(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int
     if asked & ASK_RING == 0 or kind == DRAW or COST <= kind < WARN:
         return GO
     if kind >= WARN:
-        stand_still_soon(ctx)
-    take_down(ctx, kind, a, b, c)
+        take_down_violation(ctx, kind, a, b, c)
+    else:
+        take_down(ctx, kind, a, b, c)
     return GO
 
 

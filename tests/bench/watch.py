@@ -70,4 +70,3 @@ def turns_ns(watching: Watching | str, rounds: int) -> float:
     del cpus, watch
     vm.close()
     return spent / rounds
-
