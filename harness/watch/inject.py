@@ -126,7 +126,11 @@ def answer_probe(ctx: int, which: int) -> int:
     if kind < RETRY or kind > CONTENTION or get(ctx, W_THRESHOLD + kind) == 0:
         return 0
     in_a_row = get(ctx, W_IN_A_ROW + kind)
-    if in_a_row >= IN_A_ROW_MAX or happens(ctx, kind) == 0:
+    if in_a_row >= IN_A_ROW_MAX:
+        put(ctx, W_CHANCES + kind, get(ctx, W_CHANCES + kind) + 1)
+        put(ctx, W_IN_A_ROW + kind, 0)
+        return 0
+    if happens(ctx, kind) == 0:
         put(ctx, W_IN_A_ROW + kind, 0)
         return 0
     put(ctx, W_IN_A_ROW + kind, in_a_row + 1)

@@ -166,7 +166,7 @@ def test_certain_failures_stop_after_some_in_a_row(vm, number):
     found = [ask(PROBE, PROBES[number]) for _ in range(4 * (IN_A_ROW_MAX + 1))]
     assert found == ([1] * IN_A_ROW_MAX + [0]) * 4
     assert [ask(PROBE, which) for which in PROBES if which != PROBES[number]] == [0, 0]
-    counted = {"chances": 4 * IN_A_ROW_MAX, "injected": 4 * IN_A_ROW_MAX}
+    counted = {"chances": 4 * (IN_A_ROW_MAX + 1), "injected": 4 * IN_A_ROW_MAX}
     assert watch.injected() == {KINDS[number]: counted}
 
 
@@ -293,12 +293,10 @@ def test_rings_stand_still_after_the_first_broken_rule(vm):
     first(WARN + LOCK_HELD, 0, 1, 2)
     time.sleep(0.001)
     first(FETCH_ADD, WORD, 3)
-    for _ in range(100):
-        second(READ_ONCE, WORD)
-    assert [each.kind for each in watch.events()][:3] == [FETCH_ADD, FETCH_ADD, WARN + LOCK_HELD]
+    for i in range(100):
+        second(FETCH_ADD, WORD, i)
+    assert [each.kind for each in watch.events()] == [FETCH_ADD, FETCH_ADD, WARN + LOCK_HELD]
     assert watch.moment() == watch.ring(0)[-1].ticks
-    assert (FETCH_ADD, WORD, 3, 0) not in kinds(watch, 0)
-    assert len(watch.ring(1)) < 20
 
 
 def test_nothing_is_taken_once_the_supervisor_says_so(vm):
