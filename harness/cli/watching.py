@@ -33,7 +33,8 @@ def add_watch_arguments(parser: argparse.ArgumentParser, workload: Workload) -> 
         default=default,
         metavar="N",
         help="keep each actor's last N steps and events, and store those of all when a violation,"
-        f" a death or the watchdog ends the run (default {default}{'' if default else ': none'})",
+        " a death or the watchdog ends the run; 0: none, and the machine's full speed"
+        f" (default {default})",
     )
 
 
