@@ -55,7 +55,7 @@ from mmu.machine.events import (
 )
 from mmu.machine.kernel import array_kernel, inlined_array_kernel
 
-ROWS_MAX = 1 << 20
+ROWS_MAX = 1 << 16
 # How long rings go on after a rule was broken, in ticks: what others did meanwhile belongs to it.
 AFTER_TICKS = 1 << 14
 CLOCK_ROWS_MASK = 15
