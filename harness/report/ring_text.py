@@ -21,6 +21,8 @@ from mmu.vm import Vm
 STORED_MAX = 1 << 16
 SHOWN_BEFORE = 24
 SHOWN_AFTER = 4
+SHOWN_OF_OTHERS = 3
+OTHERS_MAX = 8
 ACTOR_WIDTH = 10
 DO_WIDTH = 14
 
@@ -62,9 +64,21 @@ class RingText:
         return "".join(json.dumps(record) + "\n" for record in self.records)
 
     def shown(self) -> list[str]:
-        """The events just before the moment, and a few after it."""
-        first = max(0, self.moment + 1 - SHOWN_BEFORE)
-        return [_line(record) for record in self.records[first : self.moment + 1 + SHOWN_AFTER]]
+        """The events just before the moment, and a few after it; then who did nothing then.
+
+        An actor that stands still says most about a hang, and its events lie far back.
+        """
+        end = self.moment + 1
+        first = max(0, end - SHOWN_BEFORE)
+        shown = self.records[first : end + SHOWN_AFTER]
+        lines = [_line(record) for record in shown]
+        others: dict[str, list[dict[str, Any]]] = {}
+        for record in self.records[:first]:
+            others.setdefault(record["actor"], []).append(record)
+        for name in [n for n in others if all(r["actor"] != n for r in shown)][:OTHERS_MAX]:
+            lines.append(f"and the last of {name}:")
+            lines += [_line(record) for record in others[name][-SHOWN_OF_OTHERS:]]
+        return lines
 
 
 def ring_text(
