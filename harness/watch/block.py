@@ -10,7 +10,8 @@ from __future__ import annotations
 ASK_RING = 1
 ASK_BOUNDS = 2
 ASK_DELAY = 4
-STOPPING = 8  # a wild step was seen: every call is answered STOP
+ASK_STEPS = 8  # in the ring too
+STOPPING = 16  # a wild step was seen: every call is answered STOP
 
 # What may be injected.  Three of them are answers to the model's probes, in the probes' order.
 RETRY, CMPXCHG, CONTENTION, DELAY = range(4)
@@ -26,9 +27,8 @@ KINDS = ("retry", "cmpxchg", "contention", "delay")
     W_ROWS,  # address of the ring's row 0
     W_ROW_MASK,  # rows of the ring, a power of two, minus 1
     W_COUNT,  # rows written so far
-    W_NOW,  # time of the last row
     W_DELAY_TICKS,
-) = range(11)
+) = range(10)
 # For each kind of injection: its random state, below which 31 bits it happens, how often it was
 # asked for, how often it happened, and how often in a row.
 W_RANDOM, W_THRESHOLD, W_CHANCES, W_INJECTED, W_IN_A_ROW = range(12, 32, 4)

@@ -1,9 +1,10 @@
-"""The ring: each actor's last steps and events, in shared memory, readable after a kill.
+"""The ring: each actor's last events, in shared memory, readable after a kill.
 
-Taken down before it happens: the time, the kind, the word and the operands; for a read what the
-word held just then.  Left out is what says nothing about an interleaving: questions, costs, reads
-of memory that is not published.  Writes to such memory one after the other (a table that is
-filled) are one row.
+Taken down are the tracepoints that say what an actor does and what became of it, broken rules, and
+what was injected; not each access of a guest, nor RCU sections.  Where steps are asked for as well,
+a row stands there before its step is done: the word and the operands; for a read what the word
+held just then.  Questions, costs and reads of memory that is not published say nothing about an
+interleaving.  Writes to such memory one after the other (a table that is filled) are one row.
 """
 
 from __future__ import annotations
@@ -28,39 +29,30 @@ from harness.watch.block import (
     W_BEGAN,
     W_CONTROL,
     W_COUNT,
-    W_NOW,
     W_ROW_MASK,
     W_ROWS,
 )
 from harness.watch.words import get, load_word, put, store_word, ticks
 from mmu.machine.cpu import Words
 from mmu.machine.events import (
-    ACQUIRE,
-    AGAIN,
-    BLOCK,
-    CMPXCHG,
     EMIT,
-    FETCH_ADD,
-    FETCH_AND,
-    FETCH_OR,
+    GO,
+    GUEST_ACCESS,
     LOAD_ACQUIRE,
     PEEK,
     POKE,
+    RCU_ENTER,
+    RCU_LEAVE,
     READ_ONCE,
-    RELEASE,
-    STORE_RELEASE,
-    WAIT_WHILE,
     WARN,
-    WRITE_ONCE,
 )
 from mmu.machine.kernel import array_kernel, inlined_array_kernel
 
 ROWS_MAX = 1 << 16
 # How long rings go on after a rule was broken, in ticks: what others did meanwhile belongs to it.
 AFTER_TICKS = 1 << 14
-CLOCK_ROWS_MASK = 15
-TIMED = (CMPXCHG, WRITE_ONCE, STORE_RELEASE, FETCH_ADD, FETCH_OR, FETCH_AND, ACQUIRE, RELEASE)
-TIMED_KINDS = sum(1 << kind for kind in (*TIMED, WAIT_WHILE, AGAIN, BLOCK))
+# So frequent that they would push out all else.  An access that faulted is a PAGE_FAULT.
+LEFT_OUT = 1 << GUEST_ACCESS | 1 << RCU_ENTER | 1 << RCU_LEAVE
 
 
 @dataclass(frozen=True)
@@ -76,32 +68,17 @@ class Event:
 
 
 @inlined_array_kernel
-def _time_of_row(ctx: int, count: int, kind: int) -> int:
-    """When the row happened, in ticks since the run began; -1 once rings stand still.
+def take_down(ctx: int, kind: int, a: int, b: int, c: int) -> int:
+    """The next row; its time (ticks since the run began), -1 once rings stand still.
 
-    To read the clock costs more than all else here.  So it is read where actors meet (locks,
-    compare-and-swaps, plain writes) and at least each 16th row; what lies between has the time of
-    the row before.
+    It counts only when it is whole: its process may be killed at any moment.
     """
-    timed = kind >= WARN or (kind < EMIT and TIMED_KINDS >> kind & 1 != 0)
-    if count & CLOCK_ROWS_MASK != 0 and not timed:
-        return get(ctx, W_NOW)
     now = ticks()
     if now > load_word(get(ctx, W_CONTROL), CONTROL_LAST):
+        put(ctx, W_ASKED, get(ctx, W_ASKED) & ~ASK_RING)
         return -1
     now -= get(ctx, W_BEGAN)
-    put(ctx, W_NOW, now)
-    return now
-
-
-@inlined_array_kernel
-def take_down(ctx: int, kind: int, a: int, b: int, c: int) -> None:
-    """The next row.  It counts only when it is whole: its process may be killed at any moment."""
     count = get(ctx, W_COUNT)
-    now = _time_of_row(ctx, count, kind)
-    if now < 0:
-        put(ctx, W_ASKED, get(ctx, W_ASKED) & ~ASK_RING)
-        return
     row = get(ctx, W_ROWS) + 8 * ROW_WORDS * (count & get(ctx, W_ROW_MASK))
     # Stores of this kind stay in their order.
     store_word(row, ROW_STAMP, now << KIND_BITS | kind)
@@ -109,6 +86,7 @@ def take_down(ctx: int, kind: int, a: int, b: int, c: int) -> None:
     store_word(row, ROW_B, b)
     store_word(row, ROW_C, c)
     store_word(ctx, W_COUNT, count + 1)
+    return now
 
 
 @inlined_array_kernel
@@ -144,20 +122,28 @@ def take_down_step(ctx: int, kind: int, a: int, b: int, c: int) -> None:
 @array_kernel
 def take_down_violation(ctx: int, kind: int, a: int, b: int, c: int) -> None:
     """A broken rule: if it is the run's first, all rings take a little more, then stand still."""
-    take_down(ctx, kind, a, b, c)
+    now = take_down(ctx, kind, a, b, c)
     control = get(ctx, W_CONTROL)
-    if load_word(control, CONTROL_LAST) == NEVER:
-        moment = get(ctx, W_NOW) + get(ctx, W_BEGAN)
+    if now >= 0 and load_word(control, CONTROL_LAST) == NEVER:
+        moment = now + get(ctx, W_BEGAN)
         store_word(control, CONTROL_MOMENT, moment)
         store_word(control, CONTROL_LAST, moment + AFTER_TICKS)
 
 
 @inlined_array_kernel
-def tell_time(ctx: int) -> int:
-    """The clock, for the model; the rows that follow have this time for nothing."""
-    now = ticks()
-    put(ctx, W_NOW, now - get(ctx, W_BEGAN))
-    return now
+def take_down_event(ctx: int, kind: int, a: int, b: int, c: int) -> None:
+    """A row for a tracepoint or a broken rule."""
+    if kind >= WARN:
+        take_down_violation(ctx, kind, a, b, c)
+    elif LEFT_OUT >> (kind - EMIT) & 1 == 0:
+        take_down(ctx, kind, a, b, c)
+
+
+def watch_events(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
+    """The hook of who hears of tracepoints only."""
+    if get(ctx, W_ASKED) & ASK_RING != 0:
+        take_down_event(ctx, kind, a, b, c)
+    return GO
 
 
 def rows_for(wanted: int) -> int:

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from harness.watch import block as at
-from harness.watch.block import ASK_BOUNDS, ASK_DELAY, ASK_RING, STOPPING, W_ASKED, W_BASE
+from harness.watch.block import ASK_BOUNDS, ASK_DELAY, ASK_RING, ASK_STEPS, STOPPING, W_ASKED
 from harness.watch.bounds import is_wild, note_wild_step
 from harness.watch.inject import (
     Injection,
@@ -28,33 +28,31 @@ from harness.watch.ring import (
     read_ring,
     rows_for,
     take_down,
+    take_down_event,
     take_down_step,
     take_down_violation,
-    tell_time,
+    watch_events,
 )
-from harness.watch.words import compiled_hook, get, give_up_core, load_word
-from mmu.machine.blocking import SHARED_UNIT, WAITING_MASK
+from harness.watch.words import compiled_hook, get, ticks
 from mmu.machine.clock import read_ticks, ticks_per_ns
 from mmu.machine.conditions import LIFETIME_OUTSIDE
 from mmu.machine.cpu import Words
 from mmu.machine.events import (
-    ACQUIRE,
+    AGAIN,
+    BLOCK,
     CLOCK,
     COST,
-    DRAW,
+    EMIT,
     GO,
     PEEK,
     PROBE,
     STEP_LAST,
     STOP,
-    STOPPED,
     WARN,
 )
-from mmu.machine.kernel import array_kernel, inlined_array_kernel
-from mmu.machine.layout import PHASES
+from mmu.machine.kernel import inlined_array_kernel
 from mmu.vm import Vm
 
-COURTESY_ROUNDS = 64  # each gives up the core once
 PAGE_WORDS = mmap.PAGESIZE // 8
 
 
@@ -65,25 +63,16 @@ class Watching:
     bounds: bool = False
     inject: Injection | None = None
     ring: int = 0
+    ring_steps: bool = False
     seed: int = 0
 
     def __bool__(self) -> bool:
-        return self.bounds or self.inject is not None or self.ring > 0
+        return self.every_step or self.ring > 0
 
-
-@array_kernel
-def _let_writers_go_first(ctx: int, line: int) -> None:
-    """A newcomer lets waiting writers have one exclusive phase, as it does when nobody watches.
-
-    A watched acquisition of shared mode takes what it can get, since a scheduler asks for it only
-    where it must succeed.  Here nobody schedules, and writers would starve.
-    """
-    base = get(ctx, W_BASE)
-    phase = load_word(base, line + PHASES)
-    for _ in range(COURTESY_ROUNDS):
-        if load_word(base, line) & WAITING_MASK == 0 or load_word(base, line + PHASES) != phase:
-            return
-        give_up_core()
+    @property
+    def every_step(self) -> bool:
+        """Whether each step must ask; tracepoints alone cost next to nothing."""
+        return self.bounds or self.inject is not None or (self.ring > 0 and self.ring_steps)
 
 
 @inlined_array_kernel
@@ -96,34 +85,29 @@ def _step(ctx: int, asked: int, actor: int, kind: int, a: int, b: int, c: int) -
         return STOP
     if asked & ASK_DELAY != 0 and kind < PEEK:
         delay_step(ctx)
-    if asked & ASK_RING != 0:
+    if asked & (ASK_RING | ASK_STEPS) == ASK_RING | ASK_STEPS:
         take_down_step(ctx, kind, a, b, c)
-    if kind == ACQUIRE and c == SHARED_UNIT and load_word(get(ctx, W_BASE), a) & WAITING_MASK:
-        _let_writers_go_first(ctx, a)
     return GO
 
 
 def watch_stress(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
-    """The hook."""
+    """The hook of who is asked about every step."""
     asked = get(ctx, W_ASKED)
     if asked & STOPPING != 0:
         return STOP
     if kind <= STEP_LAST:
         return _step(ctx, asked, actor, kind, a, b, c)
-    if kind == STOPPED:
-        return GO
     if kind == CLOCK:
-        return tell_time(ctx)
+        return ticks()
+    ring = asked & ASK_RING != 0
     if kind == PROBE:
         answer = answer_probe(ctx, a)
-        if answer != 0 and asked & ASK_RING != 0:
+        if answer != 0 and ring:
             take_down(ctx, kind, a, answer, 0)
         return answer
-    if asked & ASK_RING == 0 or kind == DRAW or COST <= kind < WARN:
-        return GO
-    if kind >= WARN:
-        take_down_violation(ctx, kind, a, b, c)
-    else:
+    if ring and (EMIT <= kind < COST or kind >= WARN):
+        take_down_event(ctx, kind, a, b, c)
+    elif ring and asked & ASK_STEPS != 0 and kind in (AGAIN, BLOCK):
         take_down(ctx, kind, a, b, c)
     return GO
 
@@ -148,6 +132,7 @@ class StressWatch:
         watching, block = self._watching, self._block(actor)
         address = self.ctx(actor)
         asked = ASK_BOUNDS * watching.bounds | ASK_RING * (watching.ring > 0)
+        asked |= ASK_STEPS * watching.ring_steps
         block[at.W_BASE] = vm.words.ctypes.data
         block[at.W_WORDS] = len(vm.words)
         block[at.W_OWN] = vm.layout.actor(actor)
@@ -170,8 +155,8 @@ class StressWatch:
 
     @property
     def hook(self) -> int:
-        """Address of the compiled callback."""
-        return _hook_address()
+        """What a `Cpu` takes: the compiled callback's address, negated for tracepoints only."""
+        return _hook_address(True) if self._watching.every_step else -_hook_address(False)
 
     def ctx(self, actor: int) -> int:
         """Address of an actor's block."""
@@ -214,6 +199,6 @@ class StressWatch:
 
 
 @cache
-def _hook_address() -> int:
+def _hook_address(every_step: bool) -> int:
     """Compile the callback, or load it from the cache, once per process."""
-    return compiled_hook(watch_stress)
+    return compiled_hook(watch_stress if every_step else watch_events)

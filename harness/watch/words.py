@@ -7,7 +7,6 @@ Python bodies say what the machine code does.
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from collections.abc import Callable
 from functools import cache
@@ -19,7 +18,6 @@ from numba.core.typing import signature
 from numba.extending import lower_builtin, type_callable
 
 from mmu.machine.dispatch import callback
-from mmu.machine.lowering import I32, libc
 
 Hook = Callable[[int, int, int, int, int, int], int]
 
@@ -37,11 +35,6 @@ def store_word(address: int, index: int, value: int) -> None:
 def ticks() -> int:
     """The time stamp counter (interpreted: nanoseconds)."""
     return time.monotonic_ns()
-
-
-def give_up_core() -> None:
-    """Let another process of this core run (sched_yield)."""
-    os.sched_yield()
 
 
 @cache
@@ -80,15 +73,6 @@ def _generate_ticks(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return builder.call(counter, [])
 
 
-def _generate_give_up_core(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    libc(builder, "sched_yield", I32, [])
-    return context.get_dummy_value()
-
-
-def _type_give_up_core(context: Any) -> Any:
-    return lambda: signature(types.void)
-
-
 def _type_ticks(context: Any) -> Any:
     return lambda: signature(types.int64)
 
@@ -108,8 +92,6 @@ type_callable(store_word)(_type_store)
 lower_builtin(store_word, types.int64, types.int64, types.int64)(_generate_store)
 type_callable(ticks)(_type_ticks)
 lower_builtin(ticks)(_generate_ticks)
-type_callable(give_up_core)(_type_give_up_core)
-lower_builtin(give_up_core)(_generate_give_up_core)
 
 
 # --- An observer's own words: nobody else sees them, so the compiler may do as it likes ----------

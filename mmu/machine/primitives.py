@@ -23,10 +23,12 @@ from mmu.machine.lowering import (
     I64,
     ask,
     constant,
+    is_watched,
     libc,
     lowers,
     observed,
     own_pointer,
+    tell,
     word_pointer,
     zero,
 )
@@ -303,12 +305,12 @@ def emit(cpu: Cpu, tracepoint: int, a: int, b: int, c: int) -> None:
 
 
 def watched(cpu: Cpu) -> int:
-    """1 if there is an observer."""
+    """1 if there is an observer, if only of tracepoints."""
     return int(cpu.observer is not None)
 
 
 def announce(cpu: Cpu, kind: int, a: int, b: int, c: int) -> None:
-    """Tell the observer something that is no step; only where `watched`."""
+    """Tell the observer something that is no step, as a tracepoint; only where `watched`."""
     observe(cpu, kind, a, b, c)
 
 
@@ -351,28 +353,29 @@ def _lower_number_question(kind: int) -> Any:
     return action
 
 
-def _lower_announcement(base: int) -> Any:
+def _lower_tracepoint(base: int) -> Any:
     def action(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-        kind = builder.add(operands[0], constant(base))
-        ask(builder, cpu, kind, operands[1:], zero)
+        tell(builder, cpu, builder.add(operands[0], constant(base)), operands[1:])
 
     return action
+
+
+@lowers(event, 2, returns_value=False)
+def _lower_event(builder: Any, cpu: Any, operands: list[Any]) -> Any:
+    ask(builder, cpu, builder.add(operands[0], constant(events.COST)), operands[1:], zero)
 
 
 lowers(stopped, 0)(lower_stop_question(events.STOPPED, 0))
 lowers(block_point, 2)(lower_stop_question(events.BLOCK, 2))
 lowers(draw, 1)(_lower_number_question(events.DRAW))
 lowers(probe, 1)(_lower_number_question(events.PROBE))
-lowers(event, 2, returns_value=False)(_lower_announcement(events.COST))
-lowers(emit, 4, returns_value=False)(_lower_announcement(events.EMIT))
-
-
-lowers(announce, 4, returns_value=False)(_lower_announcement(0))
+lowers(emit, 4, returns_value=False)(_lower_tracepoint(events.EMIT))
+lowers(announce, 4, returns_value=False)(_lower_tracepoint(0))
 
 
 @lowers(watched, 0)
 def _lower_watched(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    return builder.zext(builder.icmp_signed("!=", cpu.hook, constant(0)), I64)
+    return builder.zext(is_watched(builder, cpu), I64)
 
 
 @lowers(cycles, 0)

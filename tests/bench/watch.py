@@ -48,8 +48,12 @@ CONTESTANTS: dict[str, Watching] = {
     "bounds (--patch)": Watching(bounds=True),
     "--inject": Watching(inject=parse_injection("retry=1e-3,cmpxchg=1e-3,contention=1e-3")),
     f"--ring {RING}": Watching(ring=RING),
-    "all three": Watching(
-        bounds=True, inject=parse_injection("retry=1e-3,delay=1e-6:1000"), ring=RING
+    f"--ring {RING} --ring-steps": Watching(ring=RING, ring_steps=True),
+    "all of them": Watching(
+        bounds=True,
+        inject=parse_injection("retry=1e-3,delay=1e-6:1000"),
+        ring=RING,
+        ring_steps=True,
     ),
 }
 SHOWN = ("accesses", "pf_fixed", "tables_freed", "roots_zapped", "slots_changed", "notifier_unmaps")
