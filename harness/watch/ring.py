@@ -1,10 +1,12 @@
 """The ring: each actor's last events, in shared memory, readable after a kill.
 
-Taken down are the tracepoints that say what an actor does and what became of it, broken rules, and
-what was injected; not each access of a guest, nor RCU sections.  Where steps are asked for as well,
-a row stands there before its step is done: the word and the operands; for a read what the word
-held just then.  Questions, costs and reads of memory that is not published say nothing about an
-interleaving.  Writes to such memory one after the other (a table that is filled) are one row.
+Taken down are tracepoints but the frequent ones (accesses of a guest, RCU sections), broken rules,
+and what was injected.
+
+Where steps are asked for as well, a row stands there before its step is done: the word and the
+operands; for a read what the word held just then.  Questions, costs and reads of memory that is not
+published say nothing about an interleaving.  Writes to such memory one after the other (a table
+that is filled) are one row.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ from harness.watch.words import get, load_word, put, store_word, ticks
 from mmu.machine.cpu import Words
 from mmu.machine.events import (
     EMIT,
+    FREQUENT,
     GO,
-    GUEST_ACCESS,
     LOAD_ACQUIRE,
+    PAGE_FAULT,
     PEEK,
     POKE,
-    RCU_ENTER,
-    RCU_LEAVE,
     READ_ONCE,
+    SPTE_CHANGED,
     WARN,
 )
 from mmu.machine.kernel import array_kernel, inlined_array_kernel
@@ -51,8 +53,9 @@ from mmu.machine.kernel import array_kernel, inlined_array_kernel
 ROWS_MAX = 1 << 16
 # How long rings go on after a rule was broken, in ticks: what others did meanwhile belongs to it.
 AFTER_TICKS = 1 << 14
-# So frequent that they would push out all else.  An access that faulted is a PAGE_FAULT.
-LEFT_OUT = 1 << GUEST_ACCESS | 1 << RCU_ENTER | 1 << RCU_LEAVE
+CLOCK_ROWS_MASK = 15
+_ENTRY = EMIT + SPTE_CHANGED
+_FAULT = EMIT + PAGE_FAULT
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,40 @@ class Event:
 
 
 @inlined_array_kernel
+def _row(ctx: int, number: int) -> int:
+    """Address of a row."""
+    return get(ctx, W_ROWS) + 8 * ROW_WORDS * (number & get(ctx, W_ROW_MASK))
+
+
+@inlined_array_kernel
+def _time_of_row(ctx: int, count: int, kind: int) -> int:
+    """When the next row happens, in ticks since the run began; -1 once rings stand still.
+
+    To read the clock costs more than all else here.  So what goes on in one piece has one time, for
+    16 rows at most: the entries of a table that is taken down, a fault that changes an entry.
+    """
+    if count & CLOCK_ROWS_MASK != 0 and kind in (_ENTRY, _FAULT):
+        before = get(_row(ctx, count - 1), ROW_STAMP)
+        if before & KIND_MASK == _ENTRY:
+            return before >> KIND_BITS
+    now = ticks()
+    if now > load_word(get(ctx, W_CONTROL), CONTROL_LAST):
+        return -1
+    return now - get(ctx, W_BEGAN)
+
+
+@inlined_array_kernel
 def take_down(ctx: int, kind: int, a: int, b: int, c: int) -> int:
     """The next row; its time (ticks since the run began), -1 once rings stand still.
 
     It counts only when it is whole: its process may be killed at any moment.
     """
-    now = ticks()
-    if now > load_word(get(ctx, W_CONTROL), CONTROL_LAST):
+    count = get(ctx, W_COUNT)
+    now = _time_of_row(ctx, count, kind)
+    if now < 0:
         put(ctx, W_ASKED, get(ctx, W_ASKED) & ~ASK_RING)
         return -1
-    now -= get(ctx, W_BEGAN)
-    count = get(ctx, W_COUNT)
-    row = get(ctx, W_ROWS) + 8 * ROW_WORDS * (count & get(ctx, W_ROW_MASK))
+    row = _row(ctx, count)
     # Stores of this kind stay in their order.
     store_word(row, ROW_STAMP, now << KIND_BITS | kind)
     store_word(row, ROW_A, a)
@@ -95,7 +120,7 @@ def _extends_run(ctx: int, a: int, b: int) -> int:
     count = get(ctx, W_COUNT)
     if count == 0:
         return 0
-    row = get(ctx, W_ROWS) + 8 * ROW_WORDS * (count - 1 & get(ctx, W_ROW_MASK))
+    row = _row(ctx, count - 1)
     written = get(row, ROW_C)
     if get(row, ROW_STAMP) & KIND_MASK != POKE or get(row, ROW_B) != b:
         return 0
@@ -135,7 +160,7 @@ def take_down_event(ctx: int, kind: int, a: int, b: int, c: int) -> None:
     """A row for a tracepoint or a broken rule."""
     if kind >= WARN:
         take_down_violation(ctx, kind, a, b, c)
-    elif LEFT_OUT >> (kind - EMIT) & 1 == 0:
+    elif FREQUENT >> (kind - EMIT) & 1 == 0:
         take_down(ctx, kind, a, b, c)
 
 

@@ -75,12 +75,15 @@ def is_watched(builder: Any, cpu: Any) -> Any:
     return builder.icmp_signed("!=", cpu.hook, constant(0))
 
 
-def tell(builder: Any, cpu: Any, kind: Any, operands: Values) -> None:
-    """Call whoever watches tracepoints; the answer means nothing."""
-    watched, alone = _branch(builder, is_watched(builder, cpu))
+def tell(builder: Any, cpu: Any, kind: Any, operands: Values, frequent: Any) -> None:
+    """Call whoever watches tracepoints, of `frequent` ones (i1) only who watches steps as well.
+
+    The answer means nothing.
+    """
+    steps = builder.icmp_signed(">", cpu.hook, constant(0))
+    watched, alone = _branch(builder, builder.select(frequent, steps, is_watched(builder, cpu)))
     builder.position_at_end(watched)
-    everything = builder.icmp_signed(">", cpu.hook, constant(0))
-    address = builder.select(everything, cpu.hook, builder.neg(cpu.hook))
+    address = builder.select(steps, cpu.hook, builder.neg(cpu.hook))
     _call_hook(builder, cpu, address, kind, operands)
     builder.branch(alone)
     builder.position_at_end(alone)

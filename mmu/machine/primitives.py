@@ -353,11 +353,19 @@ def _lower_number_question(kind: int) -> Any:
     return action
 
 
-def _lower_tracepoint(base: int) -> Any:
-    def action(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-        tell(builder, cpu, builder.add(operands[0], constant(base)), operands[1:])
+@lowers(emit, 4, returns_value=False)
+def _lower_emit(builder: Any, cpu: Any, operands: list[Any]) -> Any:
+    tracepoint = operands[0]
+    # Callers name the tracepoint, so LLVM works this out.
+    place = builder.and_(tracepoint, constant(63))
+    shifted = builder.lshr(constant(events.FREQUENT), place)
+    frequent = builder.trunc(shifted, ir.IntType(1))
+    tell(builder, cpu, builder.add(tracepoint, constant(events.EMIT)), operands[1:], frequent)
 
-    return action
+
+@lowers(announce, 4, returns_value=False)
+def _lower_announce(builder: Any, cpu: Any, operands: list[Any]) -> Any:
+    tell(builder, cpu, operands[0], operands[1:], ir.Constant(ir.IntType(1), 0))
 
 
 @lowers(event, 2, returns_value=False)
@@ -369,8 +377,6 @@ lowers(stopped, 0)(lower_stop_question(events.STOPPED, 0))
 lowers(block_point, 2)(lower_stop_question(events.BLOCK, 2))
 lowers(draw, 1)(_lower_number_question(events.DRAW))
 lowers(probe, 1)(_lower_number_question(events.PROBE))
-lowers(emit, 4, returns_value=False)(_lower_tracepoint(events.EMIT))
-lowers(announce, 4, returns_value=False)(_lower_tracepoint(0))
 
 
 @lowers(watched, 0)
