@@ -32,16 +32,28 @@ def add_watch_arguments(parser: argparse.ArgumentParser, workload: Workload) -> 
         type=whole("the ring", 0, ROWS_MAX),
         default=default,
         metavar="N",
-        help="keep each actor's last N steps and events, and store those of all when a violation,"
-        " a death or the watchdog ends the run; 0: none, and the machine's full speed"
+        help="keep each actor's last N events (faults, changed entries, invalidations, ...), and"
+        " store those of all when a violation, a death or the watchdog ends the run; 0: none"
         f" (default {default})",
+    )
+    parser.add_argument(
+        "--ring-steps",
+        action="store_true",
+        help="with --ring: keep every step as well; all that an actor does takes several times"
+        " as long, and the rings reach less far back",
     )
 
 
 def watching(args: argparse.Namespace) -> Watching:
     """What the options ask for; a patched model is always kept within its block."""
     seed = getattr(args, "seed", 0)
-    return Watching(bounds=bool(args.patch), inject=args.inject, ring=args.ring, seed=seed)
+    return Watching(
+        bounds=bool(args.patch),
+        inject=args.inject,
+        ring=args.ring,
+        ring_steps=args.ring_steps,
+        seed=seed,
+    )
 
 
 def say_injected(result: Result, say: Speaker) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.explore.decode import number_text, vm_value_text
+from harness.explore.decode import number_text, place_text, vm_value_text
 from harness.explore.names import vm_word_name
 from harness.explore.reproducer import OPERATIONS
 from harness.report.tables import duration_ns
@@ -45,6 +45,8 @@ _TRACEPOINTS = (
     "invalidate_range_end",
     "frame_free",
     "root_zapped",
+    "memslot_changed",
+    "dirty_log_changed",
 )
 TRACEPOINTS = dict(enumerate(_TRACEPOINTS, start=on.SPTE_CHANGED))
 _QUESTIONS = {on.AGAIN: "again", on.BLOCK: "sleep"}
@@ -138,6 +140,8 @@ def _meaning(vm: Vm, event: Event, names: Sequence[str]) -> str:
     if kind == on.EMIT + on.SPTE_CHANGED:
         values = f"{vm_value_text(vm, a, b)} -> {vm_value_text(vm, a, c)}"
         return f"{_word_name(vm, a, names)}: {values}"
+    if kind == on.EMIT + on.MEMSLOT_CHANGED:
+        return f"slot {a}: {place_text(b)}"
     if kind >= on.EMIT:
         return " ".join(number_text(value) for value in (a, b, c))
     if kind == on.PROBE:
