@@ -13,22 +13,25 @@ import pytest
 from harness.watch.block import KINDS
 from harness.watch.inject import IN_A_ROW_MAX, Injection, parse_injection, threshold
 from harness.watch.stress import StressWatch, Watching, watch_stress
-from mmu.guest import vcpu_load
+from mmu.dirty_log import enable_dirty_log
+from mmu.guest import guest_access, vcpu_load, vcpu_put
 from mmu.machine import layout as at
-from mmu.machine.blocking import EXCLUSIVE, SHARED_UNIT, WAITING_UNIT
-from mmu.machine.conditions import LIFETIME_OUTSIDE, LOCK_HELD
+from mmu.machine.conditions import LIFETIME_OUTSIDE, LOCK_HELD, LOCK_MODE
 from mmu.machine.events import (
-    ACQUIRE,
     AGAIN,
     BLOCK,
     CLOCK,
     CMPXCHG,
     COST,
     COST_EXIT,
+    DIRTY_LOG_CHANGED,
     DRAW,
     EMIT,
     FETCH_ADD,
+    FREQUENT,
     GO,
+    MEMSLOT_CHANGED,
+    PAGE_FAULT,
     PEEK,
     POKE,
     PROBE,
@@ -37,14 +40,18 @@ from mmu.machine.events import (
     PROBE_RETRY,
     READ_ONCE,
     ROOT_GET,
+    SPTE_CHANGED,
     STOP,
     STOPPED,
+    TLB_FLUSH,
     WARN,
     XCHG,
 )
+from mmu.machine.lock import slots_unlock
+from mmu.memslots import STATE_BITS
+from mmu.slot_changes import delete_memslot
 from mmu.spte import ACCESS_READ
 from mmu.vm import GFN_BASE, Vm, VmConfig
-from workloads.actors.memstress import memstress_batch
 from workloads.errors import UsageError
 
 HOOK = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 6)
@@ -62,7 +69,7 @@ def vm() -> Iterator[Vm]:
 
 
 def asker(watch: StressWatch, actor: int = 0) -> Ask:
-    hook = HOOK(watch.hook)
+    hook = HOOK(abs(watch.hook))
     # It holds the watch, whose memory must live as long as its hook may be called.
     return lambda kind, a=0, b=0, c=0: hook(watch.ctx(actor), actor, kind, a, b, c)
 
@@ -77,7 +84,7 @@ def kinds(watch: StressWatch, actor: int = 0) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize(
     "watching",
     [
-        Watching(ring=8),
+        Watching(ring=8, ring_steps=True),
         Watching(bounds=True),
         Watching(inject=Injection(delay=1e-9, delay_ns=1)),
         Watching(bounds=True, inject=parse_injection("delay=1e-9:1"), ring=8, seed=3),
@@ -98,11 +105,12 @@ def test_nothing_asked_for_is_no_watch():
     assert not Watching()
     assert Watching(bounds=True)
     assert Watching(ring=1)
+    assert not Watching(ring_steps=True)
     assert Watching(inject=Injection(retry=0.5))
 
 
 def test_a_wild_step_stops_its_actor_for_good_and_nobody_else(vm):
-    watch = StressWatch(vm, Watching(bounds=True, ring=4))
+    watch = StressWatch(vm, Watching(bounds=True, ring=4, ring_steps=True))
     first, second = asker(watch, 0), asker(watch, 1)
     assert first(READ_ONCE, len(vm.words) - 1) == GO
     assert first(XCHG, len(vm.words)) == STOP
@@ -113,22 +121,6 @@ def test_a_wild_step_stops_its_actor_for_good_and_nobody_else(vm):
     assert words[at.VIOLATION_CONDITION] == LIFETIME_OUTSIDE
     assert words[at.VIOLATION_A] == len(vm.words)
     assert kinds(watch)[-1][:3] == (WARN + LIFETIME_OUTSIDE, len(vm.words), XCHG)
-
-
-def test_a_reader_lets_a_waiting_writer_go_first(vm):
-    ask = asker(StressWatch(vm, Watching(ring=4)))
-    vm.words[at.MMU_LOCK] = WAITING_UNIT
-
-    def cpu_ns(amount: int) -> int:
-        began = time.monotonic_ns()
-        assert ask(ACQUIRE, at.MMU_LOCK, EXCLUSIVE, amount) == GO
-        return time.monotonic_ns() - began
-
-    cpu_ns(SHARED_UNIT)
-    polite = min(cpu_ns(SHARED_UNIT) for _ in range(9))
-    vm.words[at.MMU_LOCK] = 0
-    assert polite > 3 * min(cpu_ns(SHARED_UNIT) for _ in range(9))
-    # It does not wait for ever either: the writer may be dead.
 
 
 # --- Injection -----------------------------------------------------------------------------------
@@ -245,7 +237,7 @@ def test_what_cannot_be_injected_is_said(text, said):
 
 
 def test_a_ring_keeps_the_last_events_in_order(vm):
-    watch = StressWatch(vm, Watching(ring=5))
+    watch = StressWatch(vm, Watching(ring=5, ring_steps=True))
     ask = asker(watch)
     for i in range(100):
         ask(FETCH_ADD, WORD, i)
@@ -258,14 +250,14 @@ def test_a_ring_keeps_the_last_events_in_order(vm):
 
 
 def test_a_read_shows_what_the_word_held(vm):
-    watch = StressWatch(vm, Watching(ring=5))
+    watch = StressWatch(vm, Watching(ring=5, ring_steps=True))
     vm.words[WORD] = 77
     asker(watch)(READ_ONCE, WORD)
     assert kinds(watch) == [(READ_ONCE, WORD, 77, 0)]
 
 
 def test_what_says_nothing_is_left_out(vm):
-    watch = StressWatch(vm, Watching(ring=20))
+    watch = StressWatch(vm, Watching(ring=20, ring_steps=True))
     ask = asker(watch)
     for kind in (STOPPED, CLOCK, DRAW, PROBE, PEEK, COST + COST_EXIT):
         ask(kind, WORD)
@@ -286,7 +278,7 @@ def test_an_injected_failure_is_in_the_ring(vm):
 
 
 def test_rings_stand_still_after_the_first_broken_rule(vm):
-    watch = StressWatch(vm, Watching(ring=50))
+    watch = StressWatch(vm, Watching(ring=50, ring_steps=True))
     first, second = asker(watch, 0), asker(watch, 1)
     first(FETCH_ADD, WORD, 1)
     second(FETCH_ADD, WORD, 2)
@@ -300,13 +292,73 @@ def test_rings_stand_still_after_the_first_broken_rule(vm):
 
 
 def test_nothing_is_taken_once_the_supervisor_says_so(vm):
-    watch = StressWatch(vm, Watching(ring=50))
+    watch = StressWatch(vm, Watching(ring=50, ring_steps=True))
     ask = asker(watch)
     ask(FETCH_ADD, WORD, 1)
     watch.stand_still()
     ask(FETCH_ADD, WORD, 2)
     assert kinds(watch) == [(FETCH_ADD, WORD, 1, 0)]
     assert watch.moment() is None
+
+
+@pytest.mark.parametrize(
+    "watching",
+    [
+        Watching(ring=100),
+        Watching(ring=100, bounds=True),
+        Watching(ring=100, inject=parse_injection("delay=1e-9:1")),
+    ],
+)
+def test_without_steps_a_ring_holds_what_an_actor_did(vm, watching):
+    watch = StressWatch(vm, watching)
+    cpu = vm.cpu(0, hook=watch.hook, ctx=watch.ctx(0))
+    vcpu_load(cpu)
+    before = len(watch.ring(0))
+    for gfn in (GFN_BASE, GFN_BASE, GFN_BASE + 1):
+        assert guest_access(cpu, gfn, ACCESS_READ)
+    vcpu_put(cpu)  # whoever changes a slot waits for vCPUs that are in the guest
+    enable_dirty_log(cpu, 0)
+    delete_memslot(cpu, 0)
+    found = [(kind - EMIT, a, b) for kind, a, b, _ in kinds(watch)[before:]]
+    assert (PAGE_FAULT, GFN_BASE, ACCESS_READ) in found
+    assert (PAGE_FAULT, GFN_BASE + 1, ACCESS_READ) in found
+    assert (DIRTY_LOG_CHANGED, 0, 1) in found
+    assert [each for each in found if each[0] == MEMSLOT_CHANGED] == [
+        (MEMSLOT_CHANGED, 0, GFN_BASE << STATE_BITS | at.SLOT_INVALID),
+        (MEMSLOT_CHANGED, 0, at.SLOT_ABSENT),
+    ]
+    assert ROOT_GET in [kind - EMIT for kind, *_ in kinds(watch)[:before]]
+    # Neither steps nor what happens as often.
+    assert all(1 <= event < COST - EMIT and not FREQUENT >> event & 1 for event, *_ in found)
+    stamps = [each.ticks for each in watch.ring(0)]
+    assert stamps == sorted(stamps)
+
+
+def test_a_broken_rule_is_in_a_ring_without_steps(vm):
+    watch = StressWatch(vm, Watching(ring=100))
+    cpu = vm.cpu(0, hook=watch.hook, ctx=watch.ctx(0))
+    slots_unlock(cpu)
+    assert [each.kind - WARN for each in watch.ring(0)] == [LOCK_MODE]
+    assert watch.moment() == watch.ring(0)[0].ticks
+    assert vm.actor_words(0)[at.VIOLATIONS] == 1
+
+
+def test_what_goes_on_in_one_piece_has_one_time(vm):
+    watch = StressWatch(vm, Watching(ring=100))
+    ask = asker(watch)
+    for _ in range(10):
+        ask(EMIT + SPTE_CHANGED, WORD, 1, 2)
+        ask(EMIT + PAGE_FAULT, GFN_BASE)
+    for _ in range(40):
+        ask(EMIT + SPTE_CHANGED, WORD, 1, 2)
+    ask(EMIT + TLB_FLUSH)
+    stamps = [each.ticks for each in watch.ring(0)]
+    faults, zap, flush = stamps[:20], stamps[20:60], stamps[60]
+    # A fault has one time but where the clock is read anyhow, for each 16th row.
+    assert len(set(faults)) in (10, 11)
+    assert 3 <= len(set(zap)) <= 4
+    assert flush > zap[-1]
+    assert stamps == sorted(stamps)
 
 
 @pytest.mark.slow
@@ -317,8 +369,7 @@ def test_a_killed_actors_ring_is_readable(vm):
         cpu = vm.cpu(0, hook=watch.hook, ctx=watch.ctx(0))
         vcpu_load(cpu)
         while True:
-            memstress_batch(cpu, GFN_BASE, 64, 50, 1, ACCESS_READ, 1, 1 << 20)
-            cpu.words[cpu.own + at.WORK_DONE] = 0
+            guest_access(cpu, GFN_BASE + 64, ACCESS_READ)  # no memory: each one faults
     deadline = time.monotonic() + 60
     while len(watch.ring(0)) < 1000 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -327,4 +378,4 @@ def test_a_killed_actors_ring_is_readable(vm):
     events = watch.ring(0)
     assert len(events) == 1000
     assert [each.ticks for each in events] == sorted(each.ticks for each in events)
-    assert all(0 < each.kind < WARN for each in events)
+    assert {(each.kind - EMIT, each.a) for each in events} == {(PAGE_FAULT, GFN_BASE + 64)}
