@@ -14,8 +14,10 @@ from mmu.machine.events import (
     AGAIN,
     BLOCK,
     CMPXCHG,
+    DIRTY_LOG_CHANGED,
     EMIT,
     FETCH_ADD,
+    MEMSLOT_CHANGED,
     POKE,
     PROBE,
     PROBE_CMPXCHG,
@@ -24,6 +26,7 @@ from mmu.machine.events import (
     SPTE_CHANGED,
     WARN,
 )
+from mmu.memslots import STATE_BITS
 from mmu.spte import FROZEN
 from mmu.vm import Vm, VmConfig
 
@@ -66,6 +69,11 @@ def test_what_happens_to_an_entry(vm, kind, b, c, said):
         ((RELEASE, at.MMU_LOCK, 0, -EXCLUSIVE), "release         mmu_lock: exclusive"),
         ((FETCH_ADD, at.STAT_TABLES, -1, 0), "fetch_add       tables: -1"),
         ((AGAIN, 0, 0, 0), "again"),
+        (
+            (EMIT + MEMSLOT_CHANGED, 2, 300 << STATE_BITS | at.SLOT_PRESENT, 0),
+            "memslot_changed  slot 2: gfn 300, present",
+        ),
+        ((EMIT + DIRTY_LOG_CHANGED, 2, 1, 0), "dirty_log_changed  2 1 0"),
         ((BLOCK, at.SLOTS_LOCK, 3, 0), "sleep           slots_lock"),
         ((PROBE, PROBE_CMPXCHG, 1, 0), "probe           cmpxchg is made to fail"),
         ((WARN + LOCK_HELD, 0, 1, 0), "VIOLATION       locks: an actor came to rest"),
