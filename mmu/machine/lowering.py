@@ -70,18 +70,14 @@ def _branch_on_hook(builder: Any, cpu: Any) -> tuple[Any, Any]:
     return _branch(builder, builder.icmp_signed(">", cpu.hook, constant(0)))
 
 
-def is_watched(builder: Any, cpu: Any) -> Any:
-    """Whether somebody watches tracepoints, and perhaps everything else."""
-    return builder.icmp_signed("!=", cpu.hook, constant(0))
-
-
 def tell(builder: Any, cpu: Any, kind: Any, operands: Values, frequent: Any) -> None:
     """Call whoever watches tracepoints, of `frequent` ones (i1) only who watches steps as well.
 
     The answer means nothing.
     """
     steps = builder.icmp_signed(">", cpu.hook, constant(0))
-    watched, alone = _branch(builder, builder.select(frequent, steps, is_watched(builder, cpu)))
+    somebody = builder.icmp_signed("!=", cpu.hook, constant(0))
+    watched, alone = _branch(builder, builder.select(frequent, steps, somebody))
     builder.position_at_end(watched)
     address = builder.select(steps, cpu.hook, builder.neg(cpu.hook))
     _call_hook(builder, cpu, address, kind, operands)

@@ -23,7 +23,6 @@ from mmu.machine.lowering import (
     I64,
     ask,
     constant,
-    is_watched,
     libc,
     lowers,
     observed,
@@ -304,13 +303,8 @@ def emit(cpu: Cpu, tracepoint: int, a: int, b: int, c: int) -> None:
     observe(cpu, events.EMIT + tracepoint, a, b, c)
 
 
-def watched(cpu: Cpu) -> int:
-    """1 if there is an observer, if only of tracepoints."""
-    return int(cpu.observer is not None)
-
-
 def announce(cpu: Cpu, kind: int, a: int, b: int, c: int) -> None:
-    """Tell the observer something that is no step, as a tracepoint; only where `watched`."""
+    """Tell the observer something that is no step, as a tracepoint."""
     observe(cpu, kind, a, b, c)
 
 
@@ -377,11 +371,6 @@ lowers(stopped, 0)(lower_stop_question(events.STOPPED, 0))
 lowers(block_point, 2)(lower_stop_question(events.BLOCK, 2))
 lowers(draw, 1)(_lower_number_question(events.DRAW))
 lowers(probe, 1)(_lower_number_question(events.PROBE))
-
-
-@lowers(watched, 0)
-def _lower_watched(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    return builder.zext(is_watched(builder, cpu), I64)
 
 
 @lowers(cycles, 0)
