@@ -154,6 +154,7 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
     if is_logged(cpu, slot):
         slots_unlock(cpu)
         return 0
+    emit(cpu, events.DIRTY_LOG_CHANGED, number, 1, 0)
     _forget_writes(cpu, slot)
     store_release(cpu, slot + SLOT_LOGGED, 1)
     fetch_add(cpu, LOGGING, config(cpu, C_USE_PML))
@@ -177,6 +178,7 @@ def disable_dirty_log(cpu: Cpu, number: int) -> None:
     slot = slot_word(cpu, number)
     slots_lock(cpu)
     if is_logged(cpu, slot):
+        emit(cpu, events.DIRTY_LOG_CHANGED, number, 0, 0)
         store_release(cpu, slot + SLOT_LOGGED, 0)
         fetch_add(cpu, LOGGING, -config(cpu, C_USE_PML))
         synchronize_srcu(cpu)

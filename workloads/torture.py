@@ -57,6 +57,7 @@ from workloads.units import parse_backing, parse_duration, whole
 NAME = "torture"
 HELP = "everybody at once, as the seed says; clean or not"
 POLICIES = ("root-life", "zap-by", "zap-steps", "huge-split", "flush", "dirty-log-mode")
+RING = 4000  # events of each actor that are kept for the case that a rule is broken
 EXAMPLES = (
     "-v 8 --seconds 60",
     "-v 4 --seconds 60 --seed 7 --with migration,reclaim --without rebirth",

@@ -20,24 +20,27 @@ DECIMAL_MAX = 4096
 
 def value_text(world: World, word: int, value: int) -> str:
     """The value as a kernel engineer would say it."""
-    if world.vm is None:
-        return number_text(value)
-    name = _region_of(world.vm, word)
+    return number_text(value) if world.vm is None else vm_value_text(world.vm, word, value)
+
+
+def vm_value_text(vm: Vm, word: int, value: int) -> str:
+    """The same, for a word of a VM."""
+    name = _region_of(vm, word)
     if name == "tables":
-        return entry_text(world.vm, word, value)
+        return entry_text(vm, word, value)
     if word in LOCKS:
         return lock_text(value)
     if word == at.ROOTS:
         return f"root @{value >> ROOT_LEVEL_BITS}" if value else "none"
-    if name == "slots" and (word - world.vm.layout.start("slots")) % at.SLOT_WORDS == at.SLOT_PLACE:
+    if name == "slots" and (word - vm.layout.start("slots")) % at.SLOT_WORDS == at.SLOT_PLACE:
         return place_text(value)
     if name == "actors":
-        offset = (word - world.vm.layout.start("actors")) % world.vm.layout.actor_stride
+        offset = (word - vm.layout.start("actors")) % vm.layout.actor_stride
         return state_text(value) if offset == at.VCPU_STATE else number_text(value)
     if name.startswith(("bitmap", "harvest")):
-        return bitmap_text(world.vm, value)
+        return bitmap_text(vm, value)
     if name == "frames":
-        return frame_text(world.vm, word, value)
+        return frame_text(vm, word, value)
     return number_text(value)
 
 

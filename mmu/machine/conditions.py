@@ -21,7 +21,7 @@ from mmu.machine.layout import (
     VIOLATION_CONDITION,
     VIOLATIONS,
 )
-from mmu.machine.primitives import announce, observe, own, set_own, tally, watched
+from mmu.machine.primitives import announce, observe, own, set_own, tally
 
 # (number, oracle, sentence); {a}, {b}, {c} are the values that `warn` was given.
 (
@@ -155,8 +155,7 @@ def _record(cpu: Cpu, condition: int, a: int, b: int, c: int) -> None:
         set_own(cpu, VIOLATION_B, b)
         set_own(cpu, VIOLATION_C, c)
     tally(cpu, VIOLATIONS, 1)
-    if watched(cpu):
-        announce(cpu, events.WARN + condition, a, b, c)
+    announce(cpu, events.WARN + condition, a, b, c)
 
 
 def warn(cpu: Cpu, failed: int, condition: int, a: int, b: int, c: int) -> None:
