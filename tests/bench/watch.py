@@ -28,8 +28,9 @@ from mmu.machine.events import CLOCK, GO
 from mmu.machine.kernel import warm
 from mmu.vm import Vm
 from workloads import torture
+from workloads.actors.host_threads import reclaim_turn
 from workloads.actors.memstress import random_seed
-from workloads.actors.turmoil import guest_turn, host_turn, slots_turn
+from workloads.actors.turmoil import ACCESSES_HOLES, EXECUTES, guest_turn, slots_turn
 from workloads.errors import RunFailed
 from workloads.plan import Plan
 
@@ -40,6 +41,7 @@ PAIRS = 11
 RUN_PAIRS = 7
 NEVER_US = 1e15
 RING = torture.RING
+FEATURES = "execute,mmio,roots,slots,reclaim,ad,pml"
 UNWATCHED = Watching()
 EMPTY = "a hook that does nothing"
 CONTESTANTS: dict[str, Watching] = {
@@ -68,7 +70,7 @@ def torture_plan(*words: str) -> tuple[Plan, argparse.Namespace]:
     """The plan of such a run."""
     parser = argparse.ArgumentParser()
     torture.add_arguments(parser)
-    args = parser.parse_args(["-v", "2", *words])
+    args = parser.parse_args(["-v", "2", "--without", "all", "--with", FEATURES, *words])
     return torture.plan(args), args
 
 
@@ -79,7 +81,7 @@ class Turns:
     """
 
     def __init__(self, watching: Watching, hook: int = 0) -> None:
-        plan, self._args = torture_plan("--zap-by", "caller")
+        plan, self._args = torture_plan("--zap-by", "caller", "--dirty-log-mode", "get")
         config = replace(plan.vm, sample=0, quiet_us=NEVER_US, tick_ms=NEVER_US / 1e3)
         self.vm = Vm(config)
         # Its memory must live as long as its addresses are in use.
@@ -104,9 +106,10 @@ class Turns:
                 vcpu_load(cpu)
                 for _ in range(GUEST_TURNS):
                     switches = self._args.root_switches
-                    guest_turn(cpu, config.gfn_base, pages, config.levels, switches)
+                    where = (config.gfn_base, pages, config.levels, switches)
+                    guest_turn(cpu, *where, EXECUTES | ACCESSES_HOLES, config.gfn_base + window)
                 vcpu_put(cpu)
-            host_turn(host, pages)
+            reclaim_turn(host)
             slots_turn(vmm, 1, main, window, 2, spare)
         if any(self.vm.actor_words(actor)[at.VIOLATIONS] for actor in range(config.actors)):
             raise RunFailed("an actor reported a violation")
