@@ -15,6 +15,7 @@ _ZAPS = "workloads.scenarios.zaps"
 _HOSTS = "workloads.scenarios.hosts"
 _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
+_AGEING = "workloads.scenarios.ageing"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -129,6 +130,41 @@ SCENARIOS = {
     "slot-move-fault": _SLOTS,
     "slot-delete-notifier": _SLOTS,
     "slot-delete-move": _SLOTS,
+    "age-walker": _AGEING,
+    "age-walker-aged": _AGEING,
+    "age-map": _AGEING,
+    "age-zap": _AGEING,
+    "age-swap": _AGEING,
+    "age-reclaim": _AGEING,
+    "age-split": _AGEING,
+    "age-harvest": _AGEING,
+    "age-promote": _AGEING,
+    "age-put": _AGEING,
+    "age-invalidate": _AGEING,
+    "age-slot-delete": _AGEING,
+    "age-idle": _AGEING,
+    "age-idle-huge": _AGEING,
+    "age-idle-swapped": _AGEING,
+    "restore-read": _AGEING,
+    "restore-write": _AGEING,
+    "restore-harvest": _AGEING,
+    "restore-cached-harvest": _AGEING,
+    "restore-enable": _AGEING,
+    "restore-swap": _AGEING,
+    "restore-reclaim": _AGEING,
+    "restore-read-only": _AGEING,
+    "restore-split": _AGEING,
+    "restore-eager-split": _AGEING,
+    "restore-huge-logged": _AGEING,
+    "restore-promote": _AGEING,
+    "restore-put": _AGEING,
+    "restore-invalidate": _AGEING,
+    "no-ad-enable": _AGEING,
+    "no-ad-enable-huge": _AGEING,
+    "no-ad-harvest": _AGEING,
+    "no-ad-swap": _AGEING,
+    "no-ad-beside-pml": _AGEING,
+    "no-ad-enable-beside-pml": _AGEING,
 }
 
 
