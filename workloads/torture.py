@@ -1,9 +1,10 @@
 """`torture`: everything that changes mappings at once, for some time, on little memory.
 
 vCPUs read, write and execute pages at random, and change their root now and then; the host swaps
-pages out, moves and write-protects them, splits and collapses huge pages; a thread of the monitor
-adds, deletes and moves memslots that are in use, each of which invalidates all roots; the zap
-worker zaps these.  There is no figure to compare: the run is clean or it is not.
+pages out, looks for those that are not used, moves and write-protects them, splits and collapses
+huge pages; a thread of the monitor adds, deletes and moves memslots that are in use, each of which
+invalidates all roots; the zap worker zaps these.  There is no figure to compare: the run is clean
+or it is not.
 
 With little memory (`-b 64k`) vCPUs find most of it in their TLBs when the host takes it away: a
 missing flush or kick shows there.  With more of it, faults and zaps race more.

@@ -20,6 +20,9 @@ SHORT = ("torture", "-v", "2", "--seconds", "1")
         ("--zap-by", "caller", "--root-switches", "1", "-r", "7"),
         ("--root-life", "owned", "--zap-by", "caller"),
         ("--root-life", "owned", "--flush", "all", "--no-pml"),
+        ("--no-ad",),
+        ("--no-ad", "-b", "64k"),
+        ("--no-ad", "-s", "2m", "-b", "16M", "--huge-split", "fault"),
         ("--zap-steps", "root", "-s", "2m", "-b", "16M"),
         ("--zap-steps", "leafs-first", "-s", "2m", "-b", "16M", "--huge-split", "fault"),
         ("--zap-steps", "4k-2m-1g", "-s", "2m", "-b", "16M", "--huge-split", "zap", "-o"),
@@ -41,7 +44,13 @@ def test_it_is_clean_and_nothing_is_left(words):
         assert counted[name] > 0, name
     # What a completed access was: nothing else is counted as one.
     assert counted["accesses"] == counted["reads"] + counted["writes"] + counted["executes"]
-    for name in ("notifier_unmaps", "slots_changed", "roots_invalidated", "sptes_zapped"):
+    for name in (
+        "notifier_unmaps",
+        "slots_changed",
+        "roots_invalidated",
+        "sptes_zapped",
+        "sptes_aged",
+    ):
         assert counted[name] > 0, name
     # Each turn creates and deletes a memslot, one in four moves one away and back.
     assert counted["slots_changed"] % 2 == 0

@@ -15,6 +15,7 @@ from mmu.host_changes import (
     swap_out,
     write_protect_page,
 )
+from mmu.host_reclaim import age_page, reclaim_if_old
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
@@ -26,6 +27,7 @@ from mmu.machine.layout import (
     ZAP_QUEUED,
 )
 from mmu.machine.primitives import config, hint, own, set_own, tally, yield_core
+from mmu.notifier import clear_young
 from mmu.policy import ZAP_BY_WORKER
 from mmu.reload import switch_root
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
@@ -39,6 +41,7 @@ ROLES = 3  # the VM's level, one level more, the other address space
 # and nothing in KVM holds vCPUs back then: they would use up any number of page-table pages.
 BACKLOG_MAX = 2
 OTHER_SPACE = 1 << 3
+AGED_PAGES = 64  # at a time by the thread that changes memslots
 
 
 @kernel
@@ -95,17 +98,21 @@ def guest_turn(cpu: Cpu, first: int, pages: int, levels: int, root_switches: int
 
 @kernel
 def host_turn(cpu: Cpu, pages: int) -> int:
-    """One change of the host's mappings: half swap, the rest moves, protects, splits, collapses."""
+    """One thing that the host does: swap most often, look for old pages, move, protect, ..."""
     page = draw_below(cpu, pages)
-    kind = draw_below(cpu, 8)
+    kind = draw_below(cpu, 10)
     if kind < 3:
         swap_out(cpu, page)
     elif kind < 5:
         move_page(cpu, page)
     elif kind == 5:
         write_protect_page(cpu, page)
+    elif kind == 6:
+        age_page(cpu, page)
+    elif kind == 7:
+        reclaim_if_old(cpu, page)
     elif config(cpu, C_BACKING_LEVEL) > 1:
-        if kind == 6:
+        if kind == 8:
             split_huge_mapping(cpu, page)
         else:
             collapse_huge_mapping(cpu, page)
@@ -116,7 +123,12 @@ def host_turn(cpu: Cpu, pages: int) -> int:
 
 @kernel
 def slots_turn(cpu: Cpu, main: int, base: int, window: int, spare: int, spare_base: int) -> int:
-    """Delete and create memslot `spare`; now and then move `main` away and back."""
+    """Delete and create memslot `spare`; now and then move `main` away and back.
+
+    It also reclaims, beside the host's own thread: pages are aged while others go.
+    """
+    page = draw_below(cpu, window)
+    clear_young(cpu, page, page + AGED_PAGES)
     create_memslot(cpu, spare, spare_base)
     yield_core(cpu)
     delete_memslot(cpu, spare)
