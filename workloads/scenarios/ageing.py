@@ -324,6 +324,13 @@ RESTORE_READ_ONLY = Scenario(
     vm=small_vm(1, 1, spare_frames=2, **NO_AD),
     setup=read_only_and_aged,
 )
+RESTORE_ZAP_READ_ONLY = Scenario(
+    "restore-zap-read-only",
+    "an old page that the host maps read-only is read while it is zapped",
+    (Actor("vcpu 0", read_page_0), Actor("host", zap_page_0)),
+    vm=small_vm(1, 1, spare_frames=2, **NO_AD),
+    setup=read_only_and_aged,
+)
 RESTORE_SPLIT = Scenario(
     "restore-split",
     "an old huge page is split by an execution while it is aged again",

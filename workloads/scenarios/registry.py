@@ -153,6 +153,7 @@ SCENARIOS = {
     "restore-swap": _AGEING,
     "restore-reclaim": _AGEING,
     "restore-read-only": _AGEING,
+    "restore-zap-read-only": _AGEING,
     "restore-split": _AGEING,
     "restore-eager-split": _AGEING,
     "restore-huge-logged": _AGEING,
