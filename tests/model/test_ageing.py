@@ -23,7 +23,8 @@ from mmu.host_reclaim import (
 from mmu.machine import events
 from mmu.machine import layout as at
 from mmu.machine.twin import interpreted
-from mmu.notifier import clear_young, test_young as is_young
+from mmu.notifier import clear_young
+from mmu.notifier import test_young as is_young
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, is_access_tracked
 from tests.model.worlds import PAGES, World, modes, world
 
