@@ -11,6 +11,7 @@ The second marking checks the first: what the guest has used meanwhile must not 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from mmu.host_reclaim import MARKED_IDLE, NO_PFN, STILL_IDLE
 from mmu.machine.layout import PHASE_WORK, WORK_DONE
@@ -98,7 +99,7 @@ def plan(args: argparse.Namespace) -> Plan:
     """Derive VM and phases; raises UsageError if the options do not fit together."""
     pages = guest_pages(args)
     check_pins(args, args.vcpus + 1)
-    common = {
+    common: dict[str, Any] = {
         "pages": pages if args.overlap else pages // args.vcpus,
         "partitioned": not args.overlap,
     }

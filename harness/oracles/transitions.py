@@ -52,9 +52,9 @@ def _rules(values: Words, level: int, bits: int) -> dict[str, Words]:
         & (values != spte.FROZEN),
         "are writable but not MMU-writable": is_leaf & writable & ~mmu_writable,
         "are MMU-writable but not host-writable": is_leaf & mmu_writable & ~host_writable,
-        "grant nothing and have put nothing aside": is_leaf
-        & ((values & spte.RWX) == 0)
-        & ~(tracked & saved),
+        "neither grant reading nor have it put aside": is_leaf
+        & ((values & spte.SPTE_R) == 0)
+        & ~(tracked & ((values & spte.SPTE_R << spte.SAVED_SHIFT) != 0)),
         "grant something and have put permissions aside": is_leaf & ~tracked & saved,
         "have A or D bits although they have none": here
         & without_ad

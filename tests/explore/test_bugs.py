@@ -63,7 +63,7 @@ FOUND = {
     "restore-gives-w-to-anybody": ("restore-read-only", "tlb"),
     "restore-marks-nothing": ("restore-harvest", "dirty"),
     "split-loses-what-is-put-aside": ("restore-eager-split", "transitions"),
-    "split-of-tracked-gives-x": ("restore-split", "transitions"),
+    "split-of-tracked-gives-x": ("restore-split", "tlb"),
 }
 # One for each of several oracles; `make bugs` runs all of them, some three minutes.
 FEW = (

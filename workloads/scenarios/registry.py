@@ -16,6 +16,7 @@ _HOSTS = "workloads.scenarios.hosts"
 _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
 _AGEING = "workloads.scenarios.ageing"
+_TRACKING = "workloads.scenarios.tracking"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -145,27 +146,27 @@ SCENARIOS = {
     "age-idle": _AGEING,
     "age-idle-huge": _AGEING,
     "age-idle-swapped": _AGEING,
-    "restore-read": _AGEING,
-    "restore-write": _AGEING,
-    "restore-harvest": _AGEING,
-    "restore-cached-harvest": _AGEING,
-    "restore-enable": _AGEING,
-    "restore-swap": _AGEING,
-    "restore-reclaim": _AGEING,
-    "restore-read-only": _AGEING,
-    "restore-zap-read-only": _AGEING,
-    "restore-split": _AGEING,
-    "restore-eager-split": _AGEING,
-    "restore-huge-logged": _AGEING,
-    "restore-promote": _AGEING,
-    "restore-put": _AGEING,
-    "restore-invalidate": _AGEING,
-    "no-ad-enable": _AGEING,
-    "no-ad-enable-huge": _AGEING,
-    "no-ad-harvest": _AGEING,
-    "no-ad-swap": _AGEING,
-    "no-ad-beside-pml": _AGEING,
-    "no-ad-enable-beside-pml": _AGEING,
+    "restore-read": _TRACKING,
+    "restore-write": _TRACKING,
+    "restore-harvest": _TRACKING,
+    "restore-cached-harvest": _TRACKING,
+    "restore-enable": _TRACKING,
+    "restore-swap": _TRACKING,
+    "restore-reclaim": _TRACKING,
+    "restore-read-only": _TRACKING,
+    "restore-zap-read-only": _TRACKING,
+    "restore-split": _TRACKING,
+    "restore-eager-split": _TRACKING,
+    "restore-huge-logged": _TRACKING,
+    "restore-promote": _TRACKING,
+    "restore-put": _TRACKING,
+    "restore-invalidate": _TRACKING,
+    "no-ad-enable": _TRACKING,
+    "no-ad-enable-huge": _TRACKING,
+    "no-ad-harvest": _TRACKING,
+    "no-ad-swap": _TRACKING,
+    "no-ad-beside-pml": _TRACKING,
+    "no-ad-enable-beside-pml": _TRACKING,
 }
 
 
