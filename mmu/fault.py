@@ -16,6 +16,7 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
+    C_AD_BITS,
     C_SAMPLE_MASK,
     FAULT_NUMBER,
     H_FAULT,
@@ -135,7 +136,8 @@ def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     if slot < 0:
         # About to go or to move: it is memory still, so this is no MMIO, but nothing is mapped.
         return RET_PF_RETRY
-    if present and access == ACCESS_WRITE:
+    # Nothing granted: without A bits it may be that only ageing has put the permissions aside.
+    if access == ACCESS_WRITE if present else config(cpu, C_AD_BITS) == 0:
         result = fast_page_fault(cpu, own(cpu, VCPU_ROOT), gfn, access, slot)
         if result != RET_PF_INVALID:
             tally(cpu, N_PF_FAST, int(result == RET_PF_FIXED))

@@ -66,9 +66,9 @@ from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.pages import maybe_free_deferred
 from mmu.removed import handle_removed_pt, tell_host, update_page_stats
 from mmu.spte import (
-    DIRTY,
     LEVEL_1G,
     NONPRESENT,
+    is_dirty,
     is_frozen,
     is_leaf,
     is_present,
@@ -111,8 +111,8 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
     if was_leaf and not is_leaf_now and not is_present(new):
         tell_host(cpu, gfn, old)
         tally(cpu, N_SPTES_ZAPPED, 1)
-    elif was_leaf and is_leaf_now and old & ~new & DIRTY != 0:
-        # The D bit is the host's only other record of the write.
+    elif was_leaf and is_leaf_now and is_dirty(old) and not is_dirty(new):
+        # The entry was the host's only other record of the write.
         mark_frame(cpu, gfn, pfn_of(old), MARK_DIRTY)
     if not is_present(old) and not is_present(new):
         either = is_frozen(old) or is_frozen(new)

@@ -34,6 +34,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mmu.roots",),
     ("mmu.reload", "mmu.zap_worker", "mmu.dirty_log", "mmu.notifier"),
     ("mmu.zap_all", "mmu.host_changes"),
+    ("mmu.host_reclaim",),
     ("mmu.slot_changes",),
     ("mmu.fast_fault",),
     ("mmu.fault",),

@@ -33,6 +33,7 @@ FLOORS = (
     Floor("reclaim", "swapped out", 20.0),
     Floor("reclaim", "moved", 20.0),
     Floor("ksm", "write-protected by the host", 20.0),
+    Floor("ageing", "pages looked at for age", 100.0),
     Floor("thp", "huge pages split by the host", 1.0),
     Floor("thp", "huge pages collapsed by the host", 0.2),
     Floor("slots", "memslots created", 5.0),

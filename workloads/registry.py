@@ -19,6 +19,10 @@ WORKLOADS = {
         "workloads.memslot_perf",
         "memslot_perf_test: map, unmap, move and use memory of up to 512 memslots",
     ),
+    "access-tracking": (
+        "workloads.access_tracking",
+        "access_tracking_perf_test: mark memory idle, access it again",
+    ),
     "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),
 }

@@ -26,7 +26,7 @@ from mmu.machine.primitives import own, set_own
 from mmu.policy import POLICIES as ALL_POLICIES
 from mmu.zap_all import create_vm
 from workloads.actors.ending import destroy
-from workloads.actors.host_threads import ksm_turn, reclaim_turn, thp_turn
+from workloads.actors.host_threads import age_turn, ksm_turn, reclaim_turn, thp_turn
 from workloads.actors.memstress import random_seed
 from workloads.actors.migration import begin_running, end_running, migrate
 from workloads.actors.turmoil import (
@@ -65,7 +65,7 @@ EXAMPLES = (
 )
 LIFE_SECONDS = 10.0  # how long a VM lives that is to die several times
 ROUNDS = 3  # of a migration, before the last one
-MIGRATION, KSM, KHUGEPAGED = "migration", "ksm", "khugepaged"
+MIGRATION, KSM, KHUGEPAGED, IDLE_SCAN = "migration", "ksm", "khugepaged", "idle scan"
 ROOT_SWITCHES = 64
 
 
@@ -176,6 +176,7 @@ def _helpers(args: argparse.Namespace, features: Mapping[str, bool], pages: int)
     everybody: dict[str, tuple[str, Part]] = {
         HOST: ("reclaim", _turns(args, 1000, reclaim_turn)),
         KSM: ("ksm", _turns(args, 1001, ksm_turn)),
+        IDLE_SCAN: ("ageing", _turns(args, 1003, age_turn)),
         KHUGEPAGED: ("thp", _turns(args, 1002, thp_turn, pages)),
         MIGRATION: ("migration", _migrations(args, pages)),
     }

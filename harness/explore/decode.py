@@ -65,16 +65,22 @@ def entry_text(vm: Vm, word: int, value: int) -> str:
     level = int(vm.words[record + at.SP_LEVEL]) or 1
     if level > 1 and not value & spte.PS:
         return f"table @{pfn} level {level - 1}"
-    rights = "".join(
-        letter if value & bit else "-"
-        for letter, bit in (("r", spte.SPTE_R), ("w", spte.SPTE_W), ("x", spte.SPTE_X))
-    )
     size = SIZES.get(level, f"level {level} ") if value & spte.PS else ""
-    text = f"{size}leaf pfn {pfn} {rights}"
+    text = f"{size}leaf pfn {pfn} {_rights_text(value)}"
+    if value & spte.AD_DISABLED and not value & spte.RWX:
+        text += f", access-tracked ({_rights_text(value >> spte.SAVED_SHIFT)} put aside)"
     if value & spte.MMU_WRITABLE and not value & spte.SPTE_W:
         text += ", MMU-writable"
+    if value & spte.AD_DISABLED:
+        return f"{text}, without A and D"
     flags = [letter for letter, bit in (("A", spte.ACCESSED), ("D", spte.DIRTY)) if value & bit]
     return f"{text}, {''.join(flags)}" if flags else text
+
+
+def _rights_text(bits: int) -> str:
+    """`r-x`."""
+    letters = (("r", spte.SPTE_R), ("w", spte.SPTE_W), ("x", spte.SPTE_X))
+    return "".join(letter if bits & bit else "-" for letter, bit in letters)
 
 
 def lock_text(value: int) -> str:

@@ -160,8 +160,8 @@ static inline word fault(struct cpu cpu, word gfn, word access, int present)
 		mmio_exit(cpu, gfn);
 		return RET_PF_EMULATE;
 	}
-	if (present && access == ACCESS_WRITE)
-		outside("write protection");
+	if (present ? access == ACCESS_WRITE : config(cpu, C_AD_BITS) == 0)
+		outside("what the fast path fixes");
 	return slow_fault(cpu, gfn, access, slot);
 }
 

@@ -53,6 +53,17 @@ FOUND = {
     "srcu-wait-under-mmu-lock": ("enable-fault", "locks"),
     "statistic-by-plain-write": ("map-map-neighbour", "leaks"),
     "table-lost-with-its-race": ("map-map-same", "leaks"),
+    "ageing-by-plain-write": ("age-zap", "transitions"),
+    "ageing-by-atomic-and": ("age-promote", "frozen"),
+    "ageing-outside-rcu": ("age-promote", "lifetime"),
+    "ageing-loses-dirtiness": ("restore-swap", "memory"),
+    "ageing-unknown-to-the-volatile-rule": ("restore-zap-read-only", "transitions"),
+    "b43-harvest-goes-by-a-global-flag": ("no-ad-beside-pml", "dirty"),
+    "no-flush-where-ageing-took-w": ("restore-cached-harvest", "dirty"),
+    "restore-gives-w-to-anybody": ("restore-read-only", "tlb"),
+    "restore-marks-nothing": ("restore-harvest", "dirty"),
+    "split-loses-what-is-put-aside": ("restore-eager-split", "transitions"),
+    "split-of-tracked-gives-x": ("restore-split", "tlb"),
 }
 # One for each of several oracles; `make bugs` runs all of them, some three minutes.
 FEW = (

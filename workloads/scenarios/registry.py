@@ -15,6 +15,8 @@ _ZAPS = "workloads.scenarios.zaps"
 _HOSTS = "workloads.scenarios.hosts"
 _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
+_AGEING = "workloads.scenarios.ageing"
+_TRACKING = "workloads.scenarios.tracking"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -129,6 +131,42 @@ SCENARIOS = {
     "slot-move-fault": _SLOTS,
     "slot-delete-notifier": _SLOTS,
     "slot-delete-move": _SLOTS,
+    "age-walker": _AGEING,
+    "age-walker-aged": _AGEING,
+    "age-map": _AGEING,
+    "age-zap": _AGEING,
+    "age-swap": _AGEING,
+    "age-reclaim": _AGEING,
+    "age-split": _AGEING,
+    "age-harvest": _AGEING,
+    "age-promote": _AGEING,
+    "age-put": _AGEING,
+    "age-invalidate": _AGEING,
+    "age-slot-delete": _AGEING,
+    "age-idle": _AGEING,
+    "age-idle-huge": _AGEING,
+    "age-idle-swapped": _AGEING,
+    "restore-read": _TRACKING,
+    "restore-write": _TRACKING,
+    "restore-harvest": _TRACKING,
+    "restore-cached-harvest": _TRACKING,
+    "restore-enable": _TRACKING,
+    "restore-swap": _TRACKING,
+    "restore-reclaim": _TRACKING,
+    "restore-read-only": _TRACKING,
+    "restore-zap-read-only": _TRACKING,
+    "restore-split": _TRACKING,
+    "restore-eager-split": _TRACKING,
+    "restore-huge-logged": _TRACKING,
+    "restore-promote": _TRACKING,
+    "restore-put": _TRACKING,
+    "restore-invalidate": _TRACKING,
+    "no-ad-enable": _TRACKING,
+    "no-ad-enable-huge": _TRACKING,
+    "no-ad-harvest": _TRACKING,
+    "no-ad-swap": _TRACKING,
+    "no-ad-beside-pml": _TRACKING,
+    "no-ad-enable-beside-pml": _TRACKING,
 }
 
 
