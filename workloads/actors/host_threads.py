@@ -70,7 +70,7 @@ def ksm_turn(cpu: Cpu) -> int:
 
 @kernel
 def age_turn(cpu: Cpu) -> int:
-    """Mark some pages old that were touched a moment ago, then take one unless it is young again."""
+    """Mark some pages in use old, then take one of them unless it is young again."""
     page = 0
     for _ in range(AGED_PAGES):
         vcpu = draw_below(cpu, config(cpu, C_VCPUS))
