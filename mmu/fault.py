@@ -11,17 +11,16 @@ from mmu.fast_fault import fast_page_fault
 from mmu.host.frames import host_mapping, host_page, mapping_pfn
 from mmu.host.mapping import host_fault_in
 from mmu.machine import events
-from mmu.machine.conditions import LEAK_EXHAUSTED, MAPPING_MMIO, warn
+from mmu.machine.conditions import LEAK_EXHAUSTED, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
-from mmu.machine.kernel import inlined_kernel, kernel
+from mmu.machine.kernel import inlined_kernel
 from mmu.machine.layout import (
     C_SAMPLE_MASK,
     FAULT_NUMBER,
     H_FAULT,
     INVALIDATE_SEQ,
     N_FAULT_RETRIES_MAX,
-    N_MMIO_EXITS,
     N_PF_EXECUTE,
     N_PF_FAST,
     N_PF_FIXED,
@@ -46,6 +45,7 @@ from mmu.machine.primitives import (
 )
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.memslots import is_logged, max_mapping_level, slot_of
+from mmu.mmio import mmio_fault
 from mmu.notifier import invalidated_since, invalidation_covers
 from mmu.pages import maybe_free_deferred, topup_for_fault
 from mmu.roots import root_invalid
@@ -113,25 +113,12 @@ def _count_result(cpu: Cpu, result: int) -> None:
         tally(cpu, N_PF_RETRY, 1)
 
 
-@kernel
-def _mmio_exit(cpu: Cpu, gfn: int) -> None:
-    """The guest accessed a hole: user space emulates a device.  It must be a hole.
-
-    A slot that is being deleted is none yet; and one that was created since the lookup cannot be
-    being deleted already, since its creation waits for this exit to end.
-    """
-    tally(cpu, N_MMIO_EXITS, 1)
-    slot = slot_of(cpu, gfn)
-    warn(cpu, slot < 0, MAPPING_MMIO, gfn, -slot, 0)
-
-
 @inlined_kernel
 def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     """Fast path if it can help, else the slow one."""
     slot = slot_of(cpu, gfn)
     if slot == 0:
-        _mmio_exit(cpu, gfn)
-        return RET_PF_EMULATE
+        return mmio_fault(cpu, gfn, access)
     if slot < 0:
         # About to go or to move: it is memory still, so this is no MMIO, but nothing is mapped.
         return RET_PF_RETRY

@@ -35,7 +35,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mmu.reload", "mmu.zap_worker", "mmu.dirty_log", "mmu.notifier"),
     ("mmu.zap_all", "mmu.host_changes"),
     ("mmu.slot_changes",),
-    ("mmu.fast_fault",),
+    ("mmu.fast_fault", "mmu.mmio"),
     ("mmu.fault",),
     ("mmu.entry",),
     ("mmu.guest",),

@@ -59,7 +59,8 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TLB_TABLE,
     TLB_FRAME,
     TLB_RANGE,
-) = range(1, 35)
+    TRANSITION_MMIO,
+) = range(1, 36)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -114,7 +115,11 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     ),
     MAPPING_MMIO: (
         "mapping",
-        "gfn {a:#x} was emulated as a device, but the memslot at word {b} is only about to go",
+        "gfn {a:#x} was emulated as a device, but the memslot at word {b} covers it",
+    ),
+    TRANSITION_MMIO: (
+        "transitions",
+        "entry at word {a} went from present {b:#x} to MMIO {c:#x}",
     ),
     ZAP_NONPRESENT: (
         "transitions",

@@ -144,22 +144,12 @@ static inline word slow_fault(struct cpu cpu, word gfn, word access, word slot)
 	return result;
 }
 
-/* That the second look finds no slot that is about to go is asserted in `search`. */
-__attribute__((noinline, cold))
-static void mmio_exit(struct cpu cpu, word gfn)
-{
-	cpu.own[N_MMIO_EXITS]++;
-	slot_of(cpu, gfn);
-}
-
 static inline word fault(struct cpu cpu, word gfn, word access, int present)
 {
 	word slot = slot_of(cpu, gfn);
 
-	if (slot == 0) {
-		mmio_exit(cpu, gfn);
-		return RET_PF_EMULATE;
-	}
+	if (slot == 0)
+		outside("holes");
 	if (present && access == ACCESS_WRITE)
 		outside("write protection");
 	return slow_fault(cpu, gfn, access, slot);
