@@ -14,7 +14,7 @@ from mmu.machine import events
 from mmu.machine.conditions import LEAK_EXHAUSTED, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
-from mmu.machine.kernel import inlined_kernel
+from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
     C_SAMPLE_MASK,
     FAULT_NUMBER,
@@ -49,7 +49,7 @@ from mmu.mmio import mmio_fault
 from mmu.notifier import invalidated_since, invalidation_covers
 from mmu.pages import maybe_free_deferred, topup_for_fault
 from mmu.roots import root_invalid
-from mmu.spte import ACCESS_EXECUTE, ACCESS_WRITE, LEVEL_4K, SPTE_R, SPTE_W
+from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, LEVEL_4K, SPTE_R, SPTE_W
 from mmu.tdp.map import (
     RET_PF_EMULATE,
     RET_PF_FIXED,
@@ -57,6 +57,7 @@ from mmu.tdp.map import (
     RET_PF_RETRY,
     RET_PF_SPURIOUS,
     tdp_mmu_map,
+    tdp_mmu_map_other,
 )
 
 
@@ -67,7 +68,7 @@ def _is_stale(cpu: Cpu, root: int, gfn: int, seq: int) -> int:
 
 
 @inlined_kernel
-def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
+def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int, prefetch: int) -> int:
     """Ask the host, then map under mmu_lock held for read; a RET_PF_* code."""
     if not topup_for_fault(cpu):
         # There are enough for everything mapped at 4K: somebody has lost some.
@@ -95,11 +96,23 @@ def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
             mark_page_dirty(cpu, slot, gfn)
         rcu_read_lock(cpu)
         pfn = mapping_pfn(cpu, mapping)
-        result = tdp_mmu_map(cpu, root, gfn, access, requested, pfn, writable)
+        if prefetch:
+            result = tdp_mmu_map_other(cpu, root, gfn, access, requested, pfn, writable, 0)
+        else:
+            result = tdp_mmu_map(cpu, root, gfn, access, requested, pfn, writable)
         rcu_read_unlock(cpu)
     mmu_read_unlock(cpu)
     maybe_free_deferred(cpu)
     return result
+
+
+@kernel
+def prefetch_fault(cpu: Cpu, gfn: int, slot: int) -> int:
+    """Map `gfn` of the memslot as a read would; a RET_PF_* code, the level at LEVEL_SHIFT.
+
+    Nothing is counted: no guest has faulted.
+    """
+    return _slow_fault(cpu, gfn, ACCESS_READ, slot, 1)
 
 
 @inlined_kernel
@@ -127,7 +140,7 @@ def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
         if result != RET_PF_INVALID:
             tally(cpu, N_PF_FAST, int(result == RET_PF_FIXED))
             return result
-    return _slow_fault(cpu, gfn, access, slot)
+    return _slow_fault(cpu, gfn, access, slot, 0)
 
 
 @inlined_kernel

@@ -100,7 +100,7 @@ def mmio_fault(cpu: Cpu, gfn: int, access: int) -> int:
 
 
 @kernel
-def _last_entry(cpu: Cpu, root: int, gfn: int) -> int:
+def last_entry(cpu: Cpu, root: int, gfn: int) -> int:
     """The entry where a lockless walk ends (get_mmio_spte); what it says may change at any time."""
     rcu_read_lock(cpu)
     level = root_level(root)
@@ -124,7 +124,7 @@ def handle_mmio_page_fault(cpu: Cpu, gfn: int) -> int:
     While the memslots change no entry counts (check_mmio_spte): the change may have been seen by
     others already, and its number comes only after every exit that has not seen it.
     """
-    spte = _last_entry(cpu, own(cpu, VCPU_ROOT), gfn)
+    spte = last_entry(cpu, own(cpu, VCPU_ROOT), gfn)
     if not is_mmio(spte):
         return RET_PF_RETRY
     generation = read_once(cpu, SLOTS_GENERATION)

@@ -37,7 +37,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mmu.slot_changes",),
     ("mmu.fast_fault", "mmu.mmio"),
     ("mmu.fault",),
-    ("mmu.entry",),
+    ("mmu.entry", "mmu.prefault"),
     ("mmu.guest",),
     ("mmu.shadow",),
     ("mmu.vm",),

@@ -15,6 +15,8 @@ _ZAPS = "workloads.scenarios.zaps"
 _HOSTS = "workloads.scenarios.hosts"
 _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
+_MMIO = "workloads.scenarios.mmio"
+_PREFAULT = "workloads.scenarios.prefault"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -129,6 +131,29 @@ SCENARIOS = {
     "slot-move-fault": _SLOTS,
     "slot-delete-notifier": _SLOTS,
     "slot-delete-move": _SLOTS,
+    "mmio-twice": _MMIO,
+    "mmio-retry": _MMIO,
+    "mmio-create": _MMIO,
+    "mmio-create-faults": _MMIO,
+    "mmio-delete": _MMIO,
+    "mmio-delete-worker": _MMIO,
+    "mmio-move": _MMIO,
+    "mmio-promote": _MMIO,
+    "mmio-wrap": _MMIO,
+    "mmio-destroy": _MMIO,
+    "prefault-fault": _PREFAULT,
+    "prefault-mapped": _PREFAULT,
+    "prefault-prefault": _PREFAULT,
+    "prefault-no-ad": _PREFAULT,
+    "prefault-read-only": _PREFAULT,
+    "prefault-notifier": _PREFAULT,
+    "prefault-delete": _PREFAULT,
+    "prefault-move": _PREFAULT,
+    "prefault-create": _PREFAULT,
+    "prefault-hole-behind": _PREFAULT,
+    "prefault-zap": _PREFAULT,
+    "prefault-execute": _PREFAULT,
+    "prefault-logged": _PREFAULT,
 }
 
 
