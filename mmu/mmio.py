@@ -124,10 +124,11 @@ def handle_mmio_page_fault(cpu: Cpu, gfn: int) -> int:
     While the memslots change no entry counts (check_mmio_spte): the change may have been seen by
     others already, and its number comes only after every exit that has not seen it.
     """
+    # Before the entry: at the wrap old entries go first, then the number comes that they have.
+    generation = read_once(cpu, SLOTS_GENERATION)
     spte = last_entry(cpu, own(cpu, VCPU_ROOT), gfn)
     if not is_mmio(spte):
         return RET_PF_RETRY
-    generation = read_once(cpu, SLOTS_GENERATION)
     in_flux = generation & UPDATE_IN_PROGRESS != 0
     if in_flux or mmio_generation(spte) != generation & MMIO_GENERATION_MASK:
         return RET_PF_INVALID

@@ -62,7 +62,7 @@ def second_hole_is_known(vm: Vm) -> None:
 def hole_became_memory(vm: Vm) -> None:
     """The memslot came after the MMIO entry, which is of an older generation."""
     hole_is_known(vm)
-    create_slot(vm.cpu(vm.config.vcpus))
+    create_slot(vm.cpu(1))
 
 
 def generation_about_to_wrap(vm: Vm) -> None:
@@ -125,7 +125,7 @@ MMIO_PROMOTE = Scenario(
     "mmio-promote",
     "a huge page takes the place of a table that has an MMIO entry, which another vCPU hits",
     (Actor("vcpu 0", write_page_0), Actor("vcpu 1", write_page_1)),
-    vm=small_vm(2, 1, absent_slots=1, backing_level=2),
+    vm=small_vm(2, absent_slots=1, backing_level=2),
     setup=hole_became_memory,
 )
 MMIO_WRAP = Scenario(
