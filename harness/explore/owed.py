@@ -47,7 +47,7 @@ from mmu.machine.layout import (
     TLB_GENERATION,
     VCPU_STATE,
 )
-from mmu.spte import PFN_MASK, PFN_SHIFT
+from mmu.spte import ACCESSED, AD_DISABLED, MMU_PRESENT, PFN_MASK, PFN_SHIFT
 
 if TYPE_CHECKING:
     from harness.explore.world import World
@@ -60,6 +60,13 @@ Found = tuple[int, int, int, int]  # condition and its three values
 def is_table_word(ctx: int, addr: int) -> int:
     """Whether the word belongs to a table page of a VM."""
     return int(addr >= get(ctx, at.H_TABLES) and addr < get(ctx, at.H_TABLES_END))
+
+
+@array_kernel
+def was_replaced(found: int, reported: int) -> int:
+    """A change replaced what it reports; but for A, which any writer may lose or revive (6.15)."""
+    tolerated = ACCESSED if reported & MMU_PRESENT != 0 and reported & AD_DISABLED == 0 else 0
+    return int((found ^ reported) & ~tolerated == 0)
 
 
 @array_kernel

@@ -11,7 +11,8 @@ gfn's host page is its distance from the first gfn; gfns that differ only above 
 places that one memslot can be moved to, so they are the same host page.
 
 A mapping word is 0 for "as at boot" (frame = page, backing level, read-write), else
-`1 << 62 | permission bits | level << 4 | frame << 8`; without permissions the page is swapped out.
+`1 << 62 | permission bits | level << 4 | frame << 8`; without permissions the page is swapped out,
+or, with bit 3, a handler in user space has still to install it (userfaultfd).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ VALUE_MASK = (1 << VALUE_BITS) - 1
 VALUE_ONE = 1 << VALUE_SHIFT
 
 MAPPED = 1 << 62
+MAPPING_USERFAULT = 1 << 3
 MAPPING_LEVEL_SHIFT = 4
 MAPPING_FRAME_SHIFT = 8
 MAPPING_RWX = SPTE_R | SPTE_W | SPTE_X

@@ -297,7 +297,10 @@ COUNTER_NAMES = (
 COUNTERS_MAX_NAMES = tuple(name for name in COUNTER_NAMES if name.endswith("_max"))
 # The supervisor's phase number for this actor, with GATE and SLEEPERS.
 ACTOR_COMMAND = COUNTERS + 8 * LINE
-ACTOR_FIXED_WORDS = ACTOR_COMMAND + LINE
+# The host page that a vCPU's thread waits for its handler to install + 1 (userfaultfd), with GATE
+# and SLEEPERS.
+USERFAULT = ACTOR_COMMAND + LINE
+ACTOR_FIXED_WORDS = USERFAULT + LINE
 
 # Latency histograms, one after the other at offset C_HISTOGRAMS.
 HISTOGRAM_NAMES = (

@@ -90,8 +90,8 @@ PREFAULT_PREFAULT = Scenario(
 )
 PREFAULT_NO_AD = Scenario(
     "prefault-no-ad",
-    "the same without A and D bits: a prefaulted page cannot be used without a fault",
-    (Actor("vcpu 0", prefault_two), Actor("vcpu 1", write_page_0)),
+    "without A and D bits a prefaulted page cannot be used before another fault",
+    (Actor("vcpu 0", prefault_two), Actor("vcpu 1", read_page_0)),
     vm=small_vm(2, ad=False),
     setup=fill_caches,
 )

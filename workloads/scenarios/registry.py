@@ -17,6 +17,7 @@ _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
 _MMIO = "workloads.scenarios.mmio"
 _PREFAULT = "workloads.scenarios.prefault"
+_USERFAULTS = "workloads.scenarios.userfaults"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -154,6 +155,9 @@ SCENARIOS = {
     "prefault-zap": _PREFAULT,
     "prefault-execute": _PREFAULT,
     "prefault-logged": _PREFAULT,
+    "userfault-fault": _USERFAULTS,
+    "userfault-twice": _USERFAULTS,
+    "userfault-delete": _USERFAULTS,
 }
 
 
