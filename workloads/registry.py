@@ -19,6 +19,14 @@ WORKLOADS = {
         "workloads.memslot_perf",
         "memslot_perf_test: map, unmap, move and use memory of up to 512 memslots",
     ),
+    "demand-paging": (
+        "workloads.demand_paging",
+        "demand_paging_test: the first access of every page, with userfaultfd or without",
+    ),
+    "page-table": (
+        "workloads.page_table",
+        "kvm_page_table_test: create, split and rebuild mappings that all vCPUs share",
+    ),
     "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),
 }
