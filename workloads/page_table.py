@@ -6,9 +6,9 @@ logging is on; each vCPU writes the first 4K page of every host page, and reads 
 half, which splits it.  KVM_ADJUST_MAPPINGS: logging is off again; each vCPU reads every 4K page,
 and what was split becomes huge again.
 
-Each phase is judged at its end: everything must be mapped at the host's page size after the first,
-nothing at that size any more after the second if it is huge, at the host's page size again after the third;
-and every page must hold every write.
+Each phase is judged at its end: after the first everything must be mapped at the host's page size,
+after the second nothing any more if that is huge, after the third everything again; and every page
+must hold every write.
 """
 
 from __future__ import annotations
