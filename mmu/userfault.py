@@ -12,6 +12,7 @@ from mmu.host.frames import (
     MAPPED,
     MAPPING_LEVEL_SHIFT,
     MAPPING_USERFAULT,
+    MARK_DIRTY,
     VALUE_SHIFT,
     boot_mapping,
 )
@@ -20,9 +21,9 @@ from mmu.machine.actors import actor_block
 from mmu.machine.blocking import wake
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
-from mmu.machine.layout import C_BACKING_LEVEL, C_FRAMES, USERFAULT
+from mmu.machine.layout import C_BACKING_LEVEL, C_FRAMES, C_MARKS, USERFAULT
 from mmu.machine.lock import host_lock, host_unlock
-from mmu.machine.primitives import config, fetch_add, read_once, store_release
+from mmu.machine.primitives import config, fetch_add, fetch_or, read_once, store_release
 from mmu.tdp_iter import pages_of
 
 
@@ -47,6 +48,8 @@ def install_userfault(cpu: Cpu, page: int, value: int) -> int:
     host_lock(cpu)
     missing = int(mapping_of(cpu, page) & MAPPING_USERFAULT != 0)
     if missing:
+        # User space has written it, now or before: reclaim must not drop it.
+        fetch_or(cpu, config(cpu, C_MARKS) + first, MARK_DIRTY)
         for each in range(first, first + pages):
             fetch_add(cpu, config(cpu, C_FRAMES) + each, value << VALUE_SHIFT)
             set_mapping(cpu, each, boot_mapping(cpu, each))
