@@ -21,6 +21,7 @@ from mmu.machine.layout import (
     H_FAULT,
     INVALIDATE_SEQ,
     N_FAULT_RETRIES_MAX,
+    N_MEMORY_FAULTS,
     N_PF_EXECUTE,
     N_PF_FAST,
     N_PF_FIXED,
@@ -84,6 +85,10 @@ def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int, prefetch: int) -> in
         mapping = host_fault_in(cpu, host_page(cpu, gfn), access)
         if mapping == 0:
             return RET_PF_RETRY
+        if mapping & access != access:
+            # -EFAULT (KVM_PFN_ERR_RO_FAULT): the access ends here, user space must help.
+            tally(cpu, N_MEMORY_FAULTS, 1)
+            return RET_PF_EMULATE
     writable = mapping & SPTE_W != 0
     root = own(cpu, VCPU_ROOT)
     mmu_read_lock(cpu)

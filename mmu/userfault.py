@@ -48,7 +48,7 @@ def install_userfault(cpu: Cpu, page: int, value: int) -> int:
     host_lock(cpu)
     missing = int(mapping_of(cpu, page) & MAPPING_USERFAULT != 0)
     if missing:
-        # User space has written it, now or before: reclaim must not drop it.
+        # User space has written it: reclaim must not drop it.
         fetch_or(cpu, config(cpu, C_MARKS) + first, MARK_DIRTY)
         for each in range(first, first + pages):
             fetch_add(cpu, config(cpu, C_FRAMES) + each, value << VALUE_SHIFT)

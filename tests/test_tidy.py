@@ -33,7 +33,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mmu.tdp",),
     ("mmu.roots",),
     ("mmu.reload", "mmu.zap_worker", "mmu.dirty_log", "mmu.notifier"),
-    ("mmu.zap_all", "mmu.host_changes", "mmu.userfault"),
+    ("mmu.zap_all", "mmu.host_changes", "mmu.host_ranges", "mmu.userfault"),
     ("mmu.slot_changes",),
     ("mmu.fast_fault", "mmu.mmio"),
     ("mmu.fault",),

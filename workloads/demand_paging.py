@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmu.host.frames import MAPPING_RWX, VALUE_MASK, VALUE_ONE, VALUE_SHIFT
+from mmu.host.frames import MAPPING_RWX, MARK_DIRTY, VALUE_MASK, VALUE_ONE, VALUE_SHIFT
 from mmu.machine import layout as at
 from mmu.userfault import register_userfault
 from mmu.vm import Vm
@@ -84,6 +84,7 @@ def _register(mode: str | None) -> Part:
         pages = actor.vm.config.pages
         if mode == "MINOR":
             actor.vm.frames[:pages] += PATTERN * VALUE_ONE
+            actor.vm.region("marks")[:pages] |= MARK_DIRTY
         if mode is not None:
             register_userfault(actor.cpu, 0, pages)
 

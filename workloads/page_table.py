@@ -19,22 +19,16 @@ import numpy as np
 
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log
 from mmu.guest import (
-    QUIET_ACCESSES,
-    guest_access,
-    quiet_due,
-    quiet_point,
-    should_stop,
     vcpu_load,
     vcpu_put,
 )
 from mmu.host.frames import VALUE_MASK, VALUE_SHIFT
 from mmu.machine import layout as at
-from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel
 from mmu.machine.layout import PHASE_WORK, WORK_DONE
-from mmu.machine.primitives import own, set_own
+from mmu.machine.primitives import set_own
 from mmu.spte import ACCESS_READ, ACCESS_WRITE
 from mmu.vm import GFN_BASE, Vm
+from workloads.actors.walking import walk_batch
 from workloads.errors import RunFailed, UsageError
 from workloads.options import (
     LEVEL_NAMES,
@@ -85,30 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 # --- Parts ---------------------------------------------------------------------------------------
-
-
-@kernel
-def walk_batch(
-    cpu: Cpu, first: int, pages: int, step: int, access: int, skip: int, limit: int
-) -> int:
-    """Go on accessing every `step`-th page of `pages`; how many accesses are left.
-
-    Of every `skip` pages the first half is left out (1: none is).
-    """
-    total = pages // step
-    done = own(cpu, WORK_DONE)
-    end = min(total, done + limit)
-    while done < end and not should_stop(cpu):
-        batch = min(end, done + QUIET_ACCESSES)
-        while done < batch:
-            page = done * step
-            if page % skip >= skip // 2:
-                guest_access(cpu, first + page, access)
-            done += 1
-        if quiet_due(cpu):
-            quiet_point(cpu)
-    set_own(cpu, WORK_DONE, done)
-    return total - done
 
 
 def _walk(actor: Actor, step: int, access: int, skip: int) -> None:

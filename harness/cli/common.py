@@ -168,6 +168,7 @@ def needed_bytes(plan: Plan) -> int:
     layout = Layout(plan.vm.shape())
     actors = layout.regions["actors"].words + layout.regions["workload"].words
     words = actors + plan.vm.pages * WORDS_PER_PAGE + layout.regions["records"].words
+    words += plan.vm.gfns - plan.vm.pages  # entries of pages that several memslots show
     return words * WORD_BYTES + SUPERVISOR_BYTES + len(plan.roles) * PROCESS_BYTES
 
 

@@ -11,7 +11,13 @@ import numpy as np
 
 from harness.oracles.snapshot import Mask, Snapshot, mmio
 from mmu import spte
-from mmu.host.frames import MAPPED, MAPPING_FRAME_SHIFT, MAPPING_LEVEL_SHIFT, MAPPING_RWX
+from mmu.host.frames import (
+    MAPPED,
+    MAPPING_FRAME_SHIFT,
+    MAPPING_LEVEL_MASK,
+    MAPPING_LEVEL_SHIFT,
+    MAPPING_RWX,
+)
 from mmu.machine import layout as at
 from mmu.machine.cpu import Words
 from mmu.memslots import STATE_BITS, STATE_MASK
@@ -85,7 +91,8 @@ def _host_mapping(vm: Vm, pages: Words) -> tuple[Words, Words, Mask]:
     changed = words != 0
     present = ~changed | ((words & MAPPING_RWX) != 0)
     frames = np.where(changed, (words & ~MAPPED) >> MAPPING_FRAME_SHIFT, pages)
-    level = np.where(changed, (words >> MAPPING_LEVEL_SHIFT) & 15, level)
+    levels = (words >> MAPPING_LEVEL_SHIFT) & MAPPING_LEVEL_MASK
+    level = np.where(changed, levels, level)
     return np.where(present, frames, -1), level, ~changed | ((words & spte.SPTE_W) != 0)
 
 

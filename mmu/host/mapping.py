@@ -11,6 +11,7 @@ from mmu.host.frames import (
     MAPPED,
     MAPPING_FRAME_SHIFT,
     MAPPING_LEVEL_SHIFT,
+    MAPPING_READ_ONLY,
     MAPPING_RWX,
     MAPPING_USERFAULT,
     MARK_DIRTY,
@@ -151,6 +152,8 @@ def write_back(cpu: Cpu, page: int, frame: int, value: int) -> None:
 def host_fault_in(cpu: Cpu, page: int, access: int) -> int:
     """The vCPU's thread touches its page in the host (get_user_pages); the mapping, 0: no memory.
 
+    If user space has forbidden the access, the mapping does not allow it still.
+
     A page that is swapped out is read from disk, one that was write-protected for sharing and has
     no other user becomes writable again.  Neither takes anything away, so nobody is notified.
     One that user space has to install is waited for, as long as that takes.
@@ -167,7 +170,7 @@ def host_fault_in(cpu: Cpu, page: int, access: int) -> int:
         value = peek(cpu, config(cpu, C_DISK) + page)
         taken = take_frame(cpu, page, value)
         mapping = new_mapping(taken - 1, LEVEL_4K, MAPPING_RWX) if taken != 0 else 0
-    elif access & ACCESS_WRITE != 0:
+    elif access & ACCESS_WRITE != 0 and mapping & MAPPING_READ_ONLY == 0:
         mapping |= SPTE_W
     if mapping != 0:
         set_mapping(cpu, page, mapping)

@@ -234,6 +234,7 @@ COUNTER_NAMES = (
     "nx_recovered",  # tables that made room for a huge page to be
     "huge_recovered",  # huge pages put together when logging ended
     "gfns_write_protected",
+    "memory_faults",  # accesses that the host refuses
 )
 (
     N_ACCESSES,
@@ -293,6 +294,7 @@ COUNTER_NAMES = (
     N_NX_RECOVERED,
     N_HUGE_RECOVERED,
     N_GFNS_WRITE_PROTECTED,
+    N_MEMORY_FAULTS,
 ) = range(COUNTERS, COUNTERS + len(COUNTER_NAMES))
 COUNTERS_MAX_NAMES = tuple(name for name in COUNTER_NAMES if name.endswith("_max"))
 # The supervisor's phase number for this actor, with GATE and SLEEPERS.

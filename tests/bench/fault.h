@@ -73,7 +73,7 @@ static inline int is_logged(struct cpu cpu, word slot)
 
 static inline word max_mapping_level(struct cpu cpu, word slot, word gfn, word mapping)
 {
-	word level = mapping >> MAPPING_LEVEL_SHIFT & 15;
+	word level = mapping >> MAPPING_LEVEL_SHIFT & MAPPING_LEVEL_MASK;
 	word highest = root_level(cpu.own[VCPU_ROOT]) - 1, base, end, first, pages;
 
 	if (level > LEVEL_1G)
