@@ -17,7 +17,9 @@ from mmu.host.mapping import (
 )
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
+from mmu.machine.layout import C_DISK, C_NEWEST
 from mmu.machine.lock import host_lock, host_unlock
+from mmu.machine.primitives import config, poke, set_hint
 from mmu.notifier import invalidate_range_end, invalidate_range_start
 from mmu.spte import LEVEL_4K, SPTE_W
 
@@ -38,7 +40,10 @@ def protect_range(cpu: Cpu, first: int, end: int, writable: int) -> None:
 
 @kernel
 def drop_range(cpu: Cpu, first: int, end: int) -> int:
-    """munmap of [first, end), made of whole backing pages; how many 4K pages were there."""
+    """munmap of [first, end), made of whole backing pages; how many 4K pages were there.
+
+    What they held is gone: an access afterwards finds zeros, as after MADV_DONTNEED.
+    """
     host_lock(cpu)
     invalidate_range_start(cpu, first, end, 1)
     dropped = 0
@@ -48,6 +53,8 @@ def drop_range(cpu: Cpu, first: int, end: int) -> int:
             frame = mapped_frame(mapping)
             take_marks(cpu, frame)
             set_mapping(cpu, page, new_mapping(0, LEVEL_4K, 0))
+            poke(cpu, config(cpu, C_DISK) + page, 0)
+            set_hint(cpu, config(cpu, C_NEWEST) + page, 0)
             free_frame(cpu, frame)
             dropped += 1
     invalidate_range_end(cpu, first, end)

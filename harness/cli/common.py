@@ -177,7 +177,7 @@ def check_memory(plan: Plan) -> None:
     needed, free = needed_bytes(plan), psutil.virtual_memory().available
     if needed > free:
         raise MachineError(
-            f"{plan.workload} with {plan.vm.vcpus} vCPUs and {size(plan.vm.pages << 12)} of guest"
+            f"{plan.workload} with {plan.vm.vcpus} vCPUs and {size(plan.vm.gfns << 12)} of guest"
             f" memory may need {size(needed)}, {size(free)} are free: give fewer vCPUs or less"
             " guest memory"
         )
