@@ -21,8 +21,9 @@ from mmu.guest import vcpu_load, vcpu_put
 from mmu.host.frames import NOBODY, OWNER_MASK, VALUE_MASK, VALUE_SHIFT
 from mmu.host_ranges import drop_range, protect_range
 from mmu.machine import layout as at
-from mmu.machine.layout import PHASE_WORK, ROLE, WORK_DONE
-from mmu.machine.primitives import own, set_own
+from mmu.machine.futex import raw_load
+from mmu.machine.layout import C_WORKLOAD, LINE, N_MEMORY_FAULTS, PHASE_WORK, ROLE, WORK_DONE
+from mmu.machine.primitives import config, own, set_own
 from mmu.reload import switch_root
 from mmu.slot_changes import delete_memslot
 from mmu.spte import ACCESS_WRITE
@@ -108,11 +109,16 @@ def _write_all(actor: Actor) -> None:
 
 
 def _write_until_refused(actor: Actor) -> None:
+    """Pass after pass; one that begins when all is protected is the last, whatever comes of it."""
     cpu = actor.cpu
     first, pages = _share(actor.vm, actor.index)
-    set_own(cpu, WORK_DONE, 0)
+    protected = config(cpu, C_WORKLOAD)
     vcpu_load(cpu)
-    actor.run(write_until_refused, first, pages)
+    last = False
+    while not last and own(cpu, N_MEMORY_FAULTS) == 0 and not actor.stopping():
+        last = raw_load(cpu, protected) != 0
+        set_own(cpu, WORK_DONE, 0)
+        actor.run(write_until_refused, first, pages)
     vcpu_put(cpu)
 
 
@@ -123,6 +129,7 @@ def _reset(actor: Actor) -> None:
 def _protect(writable: int) -> Part:
     def part(actor: Actor) -> None:
         protect_range(actor.cpu, 0, actor.vm.config.pages, writable)
+        actor.vm.region("workload")[0] = 1
 
     return part
 
@@ -233,6 +240,7 @@ def plan(args: argparse.Namespace) -> Plan:
             aliases=True,
             roots=ROOTS,
             spare_frames=1,
+            workload_words=LINE,
         ),
         roles=roles,
         phases=(

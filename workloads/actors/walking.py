@@ -36,16 +36,16 @@ def walk_batch(
 
 @kernel
 def write_until_refused(cpu: Cpu, first: int, pages: int, limit: int) -> int:
-    """Go on writing the pages, in order and again and again; 0 when the host has refused one."""
+    """Go on writing the pages in order; how many are left, 0 when the host has refused one."""
     done = own(cpu, WORK_DONE)
-    end = done + limit
+    end = min(pages, done + limit)
     refused = 0
     while done < end and refused == 0 and not should_stop(cpu):
         batch = min(end, done + QUIET_ACCESSES)
         while done < batch and refused == 0:
-            refused = int(guest_access(cpu, first + done % pages, ACCESS_WRITE) == 0)
+            refused = int(guest_access(cpu, first + done, ACCESS_WRITE) == 0)
             done += 1
         if quiet_due(cpu):
             quiet_point(cpu)
     set_own(cpu, WORK_DONE, done)
-    return int(refused == 0)
+    return 0 if refused else pages - done

@@ -18,6 +18,7 @@ _SLOTS = "workloads.scenarios.slots"
 _MMIO = "workloads.scenarios.mmio"
 _PREFAULT = "workloads.scenarios.prefault"
 _USERFAULTS = "workloads.scenarios.userfaults"
+_RANGES = "workloads.scenarios.ranges"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -158,6 +159,11 @@ SCENARIOS = {
     "userfault-fault": _USERFAULTS,
     "userfault-twice": _USERFAULTS,
     "userfault-delete": _USERFAULTS,
+    "protect-range-write": _RANGES,
+    "protect-range-back": _RANGES,
+    "protect-range-aliased": _RANGES,
+    "drop-range": _RANGES,
+    "drop-range-aliased": _RANGES,
 }
 
 
