@@ -14,7 +14,7 @@ from mmu.fault import handle_page_fault
 from mmu.host.frames import access_frame
 from mmu.hw.tlb import tlb_lookup
 from mmu.hw.vcpu import SRCU_HELD, count_exit, leave_guest, request_pending
-from mmu.hw.walker import VIOLATION_PERMISSION, walk
+from mmu.hw.walker import MISCONFIGURATION, VIOLATION_PERMISSION, walk
 from mmu.machine import events
 from mmu.machine.blocking import again
 from mmu.machine.conditions import LOCK_HELD, MAPPING_PERMISSION, warn
@@ -49,6 +49,7 @@ from mmu.machine.primitives import (
     tally,
     yield_core,
 )
+from mmu.mmio import handle_mmio_page_fault
 from mmu.reload import load_root
 from mmu.spte import (
     ACCESS_READ,
@@ -57,7 +58,7 @@ from mmu.spte import (
     RWX,
     pfn_of,
 )
-from mmu.tdp.map import RET_PF_EMULATE, RET_PF_RETRY
+from mmu.tdp.map import RET_PF_EMULATE, RET_PF_INVALID, RET_PF_RETRY
 
 QUIET_ACCESSES = 256  # accesses between two looks at the clock
 
@@ -101,10 +102,14 @@ def _permits(entry: int, access: int) -> int:
 
 
 @inlined_kernel
-def _fault_in(cpu: Cpu, gfn: int, access: int, present: int) -> int:
-    """A VM exit with an EPT violation; 1 if the access must be given up (MMIO)."""
+def _fault_in(cpu: Cpu, gfn: int, access: int, reason: int) -> int:
+    """A VM exit because a walk granted nothing; 1 if the access must be given up (MMIO)."""
     vm_exit(cpu)
-    result = handle_page_fault(cpu, gfn, access, present)
+    result = RET_PF_INVALID
+    if reason == MISCONFIGURATION:
+        result = handle_mmio_page_fault(cpu, gfn)
+    if result == RET_PF_INVALID:
+        result = handle_page_fault(cpu, gfn, access, reason == VIOLATION_PERMISSION)
     if result == RET_PF_RETRY:
         again(cpu)
     enter_guest(cpu)
@@ -123,7 +128,7 @@ def _translate(cpu: Cpu, gfn: int, access: int) -> int:
         entry = walk(cpu, gfn, access)
         if entry > 0:
             return entry
-        if _fault_in(cpu, gfn, access, entry == VIOLATION_PERMISSION):
+        if _fault_in(cpu, gfn, access, entry):
             return 0
     return 0
 

@@ -31,6 +31,10 @@ from mmu.tdp_iter import pages_of, root_level
 STATE_BITS = 2
 STATE_MASK = 3
 
+# In SLOTS_GENERATION: a change can be seen already, its number is still to come
+# (KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS).
+UPDATE_IN_PROGRESS = 1 << 62
+
 
 @kernel
 def slot_word(cpu: Cpu, number: int) -> int:

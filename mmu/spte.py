@@ -41,8 +41,8 @@ ACCESS_EXECUTE = SPTE_X
 MMIO_VALUE = SPTE_W | SPTE_X
 MMIO_GENERATION_BITS = 19
 MMIO_GENERATION_MASK = (1 << MMIO_GENERATION_BITS) - 1
-_MMIO_LOW_SHIFT, _MMIO_LOW_BITS, _MMIO_HIGH_SHIFT = 3, 8, 52
-_MMIO_LOW_MASK = (1 << _MMIO_LOW_BITS) - 1
+MMIO_LOW_SHIFT, MMIO_LOW_BITS, MMIO_HIGH_SHIFT = 3, 8, 52
+MMIO_LOW_MASK = (1 << MMIO_LOW_BITS) - 1
 
 LEVEL_4K = 1
 LEVEL_2M = 2
@@ -57,7 +57,7 @@ assert POISON & (MMU_PRESENT | RWX) == 0
 assert POISON not in (NONPRESENT, FROZEN)
 # Nor may an MMIO entry: it has permissions that no frozen, empty or real one has.
 assert FROZEN & RWX != MMIO_VALUE
-assert MMU_PRESENT & (_MMIO_LOW_MASK << _MMIO_LOW_SHIFT | MMIO_VALUE) == 0
+assert MMU_PRESENT & (MMIO_LOW_MASK << MMIO_LOW_SHIFT | MMIO_VALUE) == 0
 # Taking A, D or W from a real entry must never give a frozen one.
 assert MMU_PRESENT & (ACCESSED | DIRTY | SPTE_W) == 0
 
@@ -201,16 +201,16 @@ def restore_access(spte: int) -> int:
 @inlined_kernel
 def make_mmio(gfn: int, generation: int) -> int:
     """The entry of a gfn that no memslot covers (make_mmio_spte)."""
-    low = (generation & _MMIO_LOW_MASK) << _MMIO_LOW_SHIFT
-    high = (generation & MMIO_GENERATION_MASK) >> _MMIO_LOW_BITS << _MMIO_HIGH_SHIFT
+    low = (generation & MMIO_LOW_MASK) << MMIO_LOW_SHIFT
+    high = (generation & MMIO_GENERATION_MASK) >> MMIO_LOW_BITS << MMIO_HIGH_SHIFT
     return MMIO_VALUE | low | gfn << PFN_SHIFT | high
 
 
 @inlined_kernel
 def mmio_generation(spte: int) -> int:
     """The memslots' generation when an MMIO entry was made, 19 bits."""
-    high = spte >> _MMIO_HIGH_SHIFT << _MMIO_LOW_BITS
-    return high | (spte >> _MMIO_LOW_SHIFT & _MMIO_LOW_MASK)
+    high = spte >> MMIO_HIGH_SHIFT << MMIO_LOW_BITS
+    return high | (spte >> MMIO_LOW_SHIFT & MMIO_LOW_MASK)
 
 
 @inlined_kernel

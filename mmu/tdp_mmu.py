@@ -17,6 +17,7 @@ from mmu.machine.conditions import (
     FROZEN_LOST,
     TRANSITION_LADDER,
     TRANSITION_LEVEL,
+    TRANSITION_MMIO,
     TRANSITION_NONPRESENT,
     TRANSITION_PFN,
     warn,
@@ -71,6 +72,7 @@ from mmu.spte import (
     is_dirty,
     is_frozen,
     is_leaf,
+    is_mmio,
     is_present,
     ladder_holds,
     needs_atomic_update,
@@ -109,14 +111,16 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
         return
     emit(cpu, events.SPTE_CHANGED, sptep, old, new)
     if was_leaf and not is_leaf_now and not is_present(new):
+        warn(cpu, is_mmio(new), TRANSITION_MMIO, sptep, old, new)
         tell_host(cpu, gfn, old)
         tally(cpu, N_SPTES_ZAPPED, 1)
     elif was_leaf and is_leaf_now and is_dirty(old) and not is_dirty(new):
         # The entry was the host's only other record of the write.
         mark_frame(cpu, gfn, pfn_of(old), MARK_DIRTY)
     if not is_present(old) and not is_present(new):
-        either = is_frozen(old) or is_frozen(new)
-        warn(cpu, not either, TRANSITION_NONPRESENT, sptep, old, new)
+        frozen = is_frozen(old) or is_frozen(new)
+        legal = frozen or is_mmio(old) or is_mmio(new)
+        warn(cpu, not legal, TRANSITION_NONPRESENT, sptep, old, new)
         return
     if was_leaf and not is_leaf_now:
         update_page_stats(cpu, level, -1)

@@ -23,6 +23,18 @@ WORKLOADS = {
         "workloads.access_tracking",
         "access_tracking_perf_test: mark memory idle, access it again",
     ),
+    "demand-paging": (
+        "workloads.demand_paging",
+        "demand_paging_test: the first access of every page, with userfaultfd or without",
+    ),
+    "page-table": (
+        "workloads.page_table",
+        "kvm_page_table_test: create, split and rebuild mappings that all vCPUs share",
+    ),
+    "mmu-stress": (
+        "workloads.mmu_stress",
+        "mmu_stress_test: large guests of aliased memory, resets, mprotect, deleted memslots",
+    ),
     "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),
 }

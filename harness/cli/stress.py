@@ -243,10 +243,10 @@ def _dry_run(plans: Mapping[str, Plan]) -> int:
             text = str(value)
             print(f"  {name:<18}{text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + ' ...'}")
         vcpu_phases = sum("vcpu" in phase.parts for phase in plan.phases)
-        estimate = plan.vm.pages * vcpu_phases * ACCESS_NS / min(plan.vm.vcpus, cores()) / 1e9
+        estimate = plan.vm.gfns * vcpu_phases * ACCESS_NS / min(plan.vm.vcpus, cores()) / 1e9
         estimate += sum(phase.lasts for phase in plan.phases)
         print(f"  {'phases':<18}{', '.join(phase.name for phase in plan.phases)}")
-        print(f"  {'guest memory':<18}{size(plan.vm.pages << 12)}")
+        print(f"  {'guest memory':<18}{size(plan.vm.gfns << 12)}")
         print(f"  {'memory at most':<18}{size(needed_bytes(plan))}")
         print(f"  {'time, roughly':<18}{estimate:.1f} s ({regime(plan.vm.vcpus)})")
     return 0

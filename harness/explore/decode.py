@@ -8,7 +8,8 @@ from mmu.host.frames import NOBODY, OWNER_MASK, VALUE_MASK, VALUE_SHIFT
 from mmu.hw.vcpu import IN_GUEST_MODE, MODE_MASK, REQUEST_SHIFT, SRCU_HELD
 from mmu.machine import layout as at
 from mmu.machine.blocking import EXCLUSIVE, SHARED_UNIT
-from mmu.memslots import STATE_BITS, STATE_MASK
+from mmu.machine.twin import interpreted
+from mmu.memslots import STATE_BITS, STATE_MASK, UPDATE_IN_PROGRESS
 from mmu.tdp_iter import ROOT_LEVEL_BITS
 from mmu.vm import Vm
 
@@ -32,6 +33,9 @@ def vm_value_text(vm: Vm, word: int, value: int) -> str:
         return lock_text(value)
     if word == at.ROOTS:
         return f"root @{value >> ROOT_LEVEL_BITS}" if value else "none"
+    if word == at.SLOTS_GENERATION:
+        changing = ", a change is under way" if value & UPDATE_IN_PROGRESS else ""
+        return f"{value & ~UPDATE_IN_PROGRESS}{changing}"
     if name == "slots" and (word - vm.layout.start("slots")) % at.SLOT_WORDS == at.SLOT_PLACE:
         return place_text(value)
     if name == "actors":
@@ -57,6 +61,9 @@ def entry_text(vm: Vm, word: int, value: int) -> str:
         return "frozen"
     if value == spte.POISON:
         return "freed"
+    if value & spte.RWX == spte.MMIO_VALUE:
+        generation = interpreted(spte.mmio_generation)(value)
+        return f"MMIO gfn {value >> spte.PFN_SHIFT & spte.PFN_MASK}, generation {generation}"
     if not value & spte.MMU_PRESENT:
         return f"not present {value:#x}"
     pfn = (value >> spte.PFN_SHIFT) & spte.PFN_MASK

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.oracles.snapshot import Snapshot, leaf, present, records
+from harness.oracles.snapshot import Snapshot, leaf, mmio, present, records
 from mmu import spte
 from mmu.machine import layout as at
 from mmu.machine.cpu import Words
@@ -49,7 +49,8 @@ def _rules(values: Words, level: int, bits: int) -> dict[str, Words]:
     return {
         "are neither present nor empty": ~here
         & (values != spte.NONPRESENT)
-        & (values != spte.FROZEN),
+        & (values != spte.FROZEN)
+        & ~(mmio(values) & (level == 1)),
         "are writable but not MMU-writable": is_leaf & writable & ~mmu_writable,
         "are MMU-writable but not host-writable": is_leaf & mmu_writable & ~host_writable,
         "neither grant reading nor have it put aside": is_leaf

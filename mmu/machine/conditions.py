@@ -60,7 +60,8 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally
     TLB_FRAME,
     TLB_RANGE,
     DIRTY_DROPPED,
-) = range(1, 36)
+    TRANSITION_MMIO,
+) = range(1, 37)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -115,7 +116,11 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     ),
     MAPPING_MMIO: (
         "mapping",
-        "gfn {a:#x} was emulated as a device, but the memslot at word {b} is only about to go",
+        "gfn {a:#x} was emulated as a device, but the memslot at word {b} covers it",
+    ),
+    TRANSITION_MMIO: (
+        "transitions",
+        "entry at word {a} went from present {b:#x} to MMIO {c:#x}",
     ),
     ZAP_NONPRESENT: (
         "transitions",

@@ -17,6 +17,10 @@ _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
 _AGEING = "workloads.scenarios.ageing"
 _TRACKING = "workloads.scenarios.tracking"
+_MMIO = "workloads.scenarios.mmio"
+_PREFAULT = "workloads.scenarios.prefault"
+_USERFAULTS = "workloads.scenarios.userfaults"
+_RANGES = "workloads.scenarios.ranges"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -167,6 +171,37 @@ SCENARIOS = {
     "no-ad-swap": _TRACKING,
     "no-ad-beside-pml": _TRACKING,
     "no-ad-enable-beside-pml": _TRACKING,
+    "mmio-twice": _MMIO,
+    "mmio-retry": _MMIO,
+    "mmio-create": _MMIO,
+    "mmio-create-faults": _MMIO,
+    "mmio-delete": _MMIO,
+    "mmio-delete-worker": _MMIO,
+    "mmio-move": _MMIO,
+    "mmio-promote": _MMIO,
+    "mmio-wrap": _MMIO,
+    "mmio-destroy": _MMIO,
+    "prefault-fault": _PREFAULT,
+    "prefault-mapped": _PREFAULT,
+    "prefault-prefault": _PREFAULT,
+    "prefault-no-ad": _PREFAULT,
+    "prefault-read-only": _PREFAULT,
+    "prefault-notifier": _PREFAULT,
+    "prefault-delete": _PREFAULT,
+    "prefault-move": _PREFAULT,
+    "prefault-create": _PREFAULT,
+    "prefault-hole-behind": _PREFAULT,
+    "prefault-zap": _PREFAULT,
+    "prefault-execute": _PREFAULT,
+    "prefault-logged": _PREFAULT,
+    "userfault-fault": _USERFAULTS,
+    "userfault-twice": _USERFAULTS,
+    "userfault-delete": _USERFAULTS,
+    "protect-range-write": _RANGES,
+    "protect-range-back": _RANGES,
+    "protect-range-aliased": _RANGES,
+    "drop-range": _RANGES,
+    "drop-range-aliased": _RANGES,
 }
 
 
