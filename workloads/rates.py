@@ -40,6 +40,7 @@ FLOORS = (
     Floor("slots", "memslots moved", 2.0),
     Floor("roots", "roots loaded", 5.0),
     Floor("mmio", "accesses of holes", 20.0),
+    Floor("prefault", "pages prefaulted", 100.0),
     Floor("migration", "migrations", 0.2),
 )
 

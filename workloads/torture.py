@@ -33,6 +33,7 @@ from workloads.actors.turmoil import (
     ACCESSES_HOLES,
     BACKLOG_MAX,
     EXECUTES,
+    PREFAULTS,
     ROLES,
     guest_turn,
     slots_turn,
@@ -125,6 +126,7 @@ def _seed(actor: Actor, seed: int) -> None:
 
 def _guest(args: argparse.Namespace, features: Mapping[str, bool], pages: int) -> Part:
     extras = EXECUTES * features["execute"] | ACCESSES_HOLES * features["mmio"]
+    extras |= PREFAULTS * features["prefault"]
     switches = args.root_switches if features["roots"] else 0
 
     def part(actor: Actor) -> None:
