@@ -32,7 +32,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mmu.tdp_mmu",),
     ("mmu.tdp",),
     ("mmu.roots",),
-    ("mmu.reload", "mmu.zap_worker", "mmu.dirty_log", "mmu.notifier"),
+    ("mmu.reload", "mmu.zap_worker", "mmu.dirty_log", "mmu.notifier", "mmu.nx_recovery"),
     ("mmu.zap_all", "mmu.host_changes"),
     ("mmu.slot_changes",),
     ("mmu.fast_fault",),

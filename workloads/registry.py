@@ -19,6 +19,10 @@ WORKLOADS = {
         "workloads.memslot_perf",
         "memslot_perf_test: map, unmap, move and use memory of up to 512 memslots",
     ),
+    "nx-huge-pages": (
+        "workloads.nx_huge_pages",
+        "nx_huge_pages_test: exact counters when executed huge pages split and are recovered",
+    ),
     "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),
 }
