@@ -59,7 +59,8 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TLB_TABLE,
     TLB_FRAME,
     TLB_RANGE,
-) = range(1, 35)
+    MAPPING_TRACKED,
+) = range(1, 36)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -115,6 +116,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_MMIO: (
         "mapping",
         "gfn {a:#x} was emulated as a device, but the memslot at word {b} is only about to go",
+    ),
+    MAPPING_TRACKED: (
+        "mapping",
+        "gfn {a:#x} is write-tracked: it was written {b} times, and its trackers were told {c}",
     ),
     ZAP_NONPRESENT: (
         "transitions",

@@ -62,6 +62,7 @@ INVALIDATE_RANGE_START = 15  # first host page, end, whether a memslot shows the
 INVALIDATE_RANGE_END = 16  # the same
 FRAME_FREE = 17  # frame, gfn
 ROOT_ZAPPED = 18  # page
+TRACK_WRITE = 19  # gfn, memslot: a write of a tracked gfn was emulated
 
 # Costs without a step: kind = COST + kind of cost, a = amount.
 COST = 128

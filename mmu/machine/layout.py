@@ -70,7 +70,7 @@ ACTORS_MAX = 4096  # the request walk and the 12-bit actor number in violation r
     C_DISK,  # what the host has written back, one value per host page
     C_AD_BITS,  # the hardware keeps A and D bits
     C_DIRTY_LOG_MODE,
-    C_WRITE_TRACKED,  # per gfn: how many want to see its writes; 0: nobody ever does
+    C_WRITE_TRACKED,  # who is write-tracked (mmu/gfn_track.py); 0: nobody ever is
     CONFIG_END,
 ) = range(52)
 
