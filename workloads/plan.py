@@ -86,6 +86,7 @@ class Plan:
     `headline` names the phase that tables compare, `counted` those whose counters are shown;
     `header` and `summary` are the lines before and after the phases.  `services` are roles that
     take part in no phase: each plays its one part from the beginning until the run stops.
+    `features` are what a random run does and does not.
     """
 
     workload: str
@@ -98,6 +99,7 @@ class Plan:
     summary: Summary = no_summary
     pins: tuple[int, ...] = ()  # core of actor 0, 1, ...; actors behind the end are free
     services: Mapping[str, Part] = field(default_factory=dict)
+    features: Mapping[str, bool] = field(default_factory=dict)  # switched on and off by the seed
 
 
 class Workload(Protocol):

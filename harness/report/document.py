@@ -49,6 +49,7 @@ def run_part(plan: Plan, variant: str, result: Result) -> dict[str, Any]:
         "regime": regime(plan.vm.vcpus),
         "headline": plan.headline,
         "vm": asdict(plan.vm),
+        "features": dict(plan.features),
         "phases": [asdict(phase) for phase in result.phases],
         "counters": result.counters,
         "latency_ns": result.latency_ns,

@@ -22,7 +22,7 @@ from mmu.host.frames import (
     boot_mapping,
 )
 from mmu.machine import events
-from mmu.machine.conditions import FRAME_DOUBLE, warn
+from mmu.machine.conditions import DIRTY_DROPPED, FRAME_DOUBLE, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
@@ -126,9 +126,13 @@ def take_marks(cpu: Cpu, frame: int) -> int:
 @kernel
 def write_back(cpu: Cpu, page: int, frame: int, value: int) -> None:
     """Reclaim: only a dirty frame goes to disk, a clean one is dropped (its copy there is good)."""
+    copy = config(cpu, C_DISK) + page
     if take_marks(cpu, frame) & MARK_DIRTY != 0:
-        poke(cpu, config(cpu, C_DISK) + page, value)
+        poke(cpu, copy, value)
         tally(cpu, N_HOST_WRITEBACKS, 1)
+    else:
+        old = peek(cpu, copy)
+        warn(cpu, old != value and not stopped(cpu), DIRTY_DROPPED, page, value, old)
 
 
 @kernel

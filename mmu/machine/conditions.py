@@ -59,8 +59,9 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TLB_TABLE,
     TLB_FRAME,
     TLB_RANGE,
+    DIRTY_DROPPED,
     MAPPING_TRACKED,
-) = range(1, 36)
+) = range(1, 37)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -131,7 +132,7 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     ROOT_INVALID_USED: ("roots", "root page {a} is invalid, and somebody who does not zap uses it"),
     LEAK_ROOT: ("leaks", "root page {a} was freed while entry {b} was {c:#x}"),
     BALANCE_IN_PROGRESS: ("balance", "{b} invalidations are in progress"),
-    BALANCE_USERS: ("balance", "a VM with {b} users was destroyed"),
+    BALANCE_USERS: ("balance", "a VM with {b} users was destroyed or created"),
     LIFETIME_OUTSIDE: ("lifetime", "step {b} was about to touch word {a}, outside the block"),
     LEAK_EXHAUSTED: ("leaks", "gfn {a:#x}: no page-table page is left, {b} were handed out"),
     LOCK_MODE: ("locks", "a function that needs lock {a} ran while its actor held {b:#x}"),
@@ -142,6 +143,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     DIRTY_LOST: (
         "dirty",
         "gfn {a:#x} was written and no harvest names it: it holds {b:#x}, its copy {c:#x}",
+    ),
+    DIRTY_DROPPED: (
+        "dirty",
+        "host page {a:#x} was dropped as clean while it held {b:#x} and its copy on disk {c:#x}",
     ),
 }
 
