@@ -52,7 +52,7 @@ def write_track_add_gfn(cpu: Cpu, gfn: int) -> None:
 
 @kernel
 def write_track_remove_gfn(cpu: Cpu, gfn: int) -> None:
-    """One tracker less (__kvm_write_track_remove_gfn); after the last, the next write maps W again."""
+    """One tracker less (__kvm_write_track_remove_gfn); without any, the next write maps W again."""
     assert_held(cpu, HELD_SLOTS)
     assert_held(cpu, HELD_MMU_WRITE)
     count_trackers(cpu, gfn, -1)

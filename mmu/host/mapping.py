@@ -158,7 +158,7 @@ def fault_in(cpu: Cpu, page: int, access: int) -> int:
 
 @kernel
 def host_fault_in(cpu: Cpu, page: int, access: int) -> int:
-    """The vCPU's thread touches its page in the host (get_user_pages); the mapping, 0: no memory."""
+    """The vCPU's thread touches its page (get_user_pages); the mapping, 0: no memory."""
     host_lock(cpu)
     mapping = fault_in(cpu, page, access)
     host_unlock(cpu)

@@ -120,7 +120,7 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     ),
     MAPPING_TRACKED: (
         "mapping",
-        "gfn {a:#x} is write-tracked: it was written {b} times, and its trackers were told {c}",
+        "gfn {a:#x} is write-tracked, and {b} writes of it landed that its trackers do not know of",
     ),
     ZAP_NONPRESENT: (
         "transitions",

@@ -15,6 +15,8 @@ _ZAPS = "workloads.scenarios.zaps"
 _HOSTS = "workloads.scenarios.hosts"
 _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
+_RECOVERY = "workloads.scenarios.recovery"
+_TRACKING = "workloads.scenarios.tracking"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -129,6 +131,34 @@ SCENARIOS = {
     "slot-move-fault": _SLOTS,
     "slot-delete-notifier": _SLOTS,
     "slot-delete-move": _SLOTS,
+    "nx-recovery-execute": _RECOVERY,
+    "nx-recovery-read": _RECOVERY,
+    "nx-recovery-walker": _RECOVERY,
+    "nx-recovery-yield": _RECOVERY,
+    "nx-recovery-notifier": _RECOVERY,
+    "nx-recovery-zap": _RECOVERY,
+    "nx-recovery-invalidate": _RECOVERY,
+    "nx-recovery-harvest": _RECOVERY,
+    "nx-recovery-enable": _RECOVERY,
+    "nx-recovery-twice": _RECOVERY,
+    "nx-recovery-off": _RECOVERY,
+    "track-write": _TRACKING,
+    "track-fault": _TRACKING,
+    "track-fast-fault": _TRACKING,
+    "track-walker": _TRACKING,
+    "track-harvest": _TRACKING,
+    "track-track": _TRACKING,
+    "track-huge": _TRACKING,
+    "track-map-huge": _TRACKING,
+    "track-split": _TRACKING,
+    "track-read": _TRACKING,
+    "track-notifier": _TRACKING,
+    "tracked-write-swap": _TRACKING,
+    "tracked-write-protect": _TRACKING,
+    "tracked-write-move-slot": _TRACKING,
+    "track-delete-slot": _TRACKING,
+    "untrack-write": _TRACKING,
+    "track-off": _TRACKING,
 }
 
 
