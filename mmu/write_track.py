@@ -15,12 +15,9 @@ from mmu.machine.kernel import kernel
 from mmu.machine.layout import C_WRITE_TRACKED, N_GFNS_WRITE_PROTECTED
 from mmu.machine.lock import (
     HELD_MMU_WRITE,
-    HELD_SLOTS,
     assert_held,
     mmu_write_lock,
     mmu_write_unlock,
-    slots_lock,
-    slots_unlock,
 )
 from mmu.machine.primitives import config, stopped, tally
 from mmu.memslots import slot_of
@@ -37,7 +34,6 @@ def write_track_add_gfn(cpu: Cpu, gfn: int) -> None:
     the count has installed its leaf before, and one that comes later sees it.  Who tracks the gfn
     too finds nothing left to protect, and must not get past a flush that is still owed.
     """
-    assert_held(cpu, HELD_SLOTS)
     assert_held(cpu, HELD_MMU_WRITE)
     count_trackers(cpu, gfn, 1)
     changed = 0
@@ -53,31 +49,28 @@ def write_track_add_gfn(cpu: Cpu, gfn: int) -> None:
 @kernel
 def write_track_remove_gfn(cpu: Cpu, gfn: int) -> None:
     """One tracker less (__kvm_write_track_remove_gfn); without any, the next write maps W again."""
-    assert_held(cpu, HELD_SLOTS)
     assert_held(cpu, HELD_MMU_WRITE)
     count_trackers(cpu, gfn, -1)
 
 
 @kernel
 def track_gfn(cpu: Cpu, gfn: int) -> int:
-    """Begin to track (kvm_write_track_add_gfn); 0 if no memslot shows the gfn, or nobody may."""
-    if config(cpu, C_WRITE_TRACKED) == 0:
+    """Begin to track (kvm_write_track_add_gfn); 0 if no memslot shows the gfn, or nobody may.
+
+    KVM is in an SRCU section meanwhile, or holds slots_lock, since the counts go with the memslot.
+    Here they stay: a memslot that goes between look and lock leaves a count that harms nobody.
+    """
+    if config(cpu, C_WRITE_TRACKED) == 0 or slot_of(cpu, gfn) <= 0:
         return 0
-    slots_lock(cpu)
-    found = int(slot_of(cpu, gfn) > 0)
-    if found:
-        mmu_write_lock(cpu)
-        write_track_add_gfn(cpu, gfn)
-        mmu_write_unlock(cpu)
-    slots_unlock(cpu)
-    return found
+    mmu_write_lock(cpu)
+    write_track_add_gfn(cpu, gfn)
+    mmu_write_unlock(cpu)
+    return 1
 
 
 @kernel
 def untrack_gfn(cpu: Cpu, gfn: int) -> None:
     """Stop what `track_gfn` began (kvm_write_track_remove_gfn)."""
-    slots_lock(cpu)
     mmu_write_lock(cpu)
     write_track_remove_gfn(cpu, gfn)
     mmu_write_unlock(cpu)
-    slots_unlock(cpu)

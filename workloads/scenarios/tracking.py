@@ -202,7 +202,11 @@ TRACK_NOTIFIER = Scenario(
 TRACKED_WRITE_SWAP = Scenario(
     "tracked-write-swap",
     "a write is emulated while the host reclaims its page",
-    (Actor("vcpu 0", write_page_0), Actor("tracker", also_track_page_0), Actor("host", swap_page_0)),
+    (
+        Actor("vcpu 0", write_page_0),
+        Actor("tracker", also_track_page_0),
+        Actor("host", swap_page_0),
+    ),
     vm=tracking_vm(1, 2, spare_frames=2),
     setup=tracked,
     check=saw_everything,
