@@ -132,6 +132,17 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
 
 
 @inlined_kernel
+def _exchange(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> int:
+    """The change itself; DONE, or what the entry holds."""
+    seen = cmpxchg(cpu, sptep, old, new)
+    if seen != old:
+        tally(cpu, N_CMPXCHG_FAILED, 1)
+        return seen
+    handle_changed_spte(cpu, sptep, gfn, old, new, level)
+    return DONE
+
+
+@inlined_kernel
 def set_spte_atomic(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> int:
     """Shared mode: change the entry from `old`, which the caller has read, to `new`.
 
@@ -143,12 +154,15 @@ def set_spte_atomic(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: i
     warn(cpu, is_frozen(old), FROZEN_CHANGED, sptep, old, new)
     if probe(cpu, events.PROBE_CMPXCHG):
         return read_once(cpu, sptep)
-    seen = cmpxchg(cpu, sptep, old, new)
-    if seen != old:
-        tally(cpu, N_CMPXCHG_FAILED, 1)
-        return seen
-    handle_changed_spte(cpu, sptep, gfn, old, new, level)
-    return DONE
+    return _exchange(cpu, sptep, gfn, level, old, new)
+
+
+@inlined_kernel
+def set_spte_expected(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> int:
+    """`set_spte_atomic` for who does not try again: no injected failure, only what others did."""
+    assert_held(cpu, HELD_MMU)
+    warn(cpu, is_frozen(old), FROZEN_CHANGED, sptep, old, new)
+    return _exchange(cpu, sptep, gfn, level, old, new)
 
 
 @kernel
@@ -205,6 +219,15 @@ def note_visited(cpu: Cpu, now: int) -> None:
     set_own(cpu, CHECKED, now)
 
 
+@inlined_kernel
+def resched_wanted(cpu: Cpu, now: int) -> int:
+    """Somebody wants the core or mmu_lock (need_resched, rwlock_needbreak)."""
+    wanted = probe(cpu, events.PROBE_CONTEND)
+    # The scheduler tick has passed since this actor last gave up its core.
+    need_resched = now - own(cpu, TICK_BEGAN) > config(cpu, C_TICK_CYCLES)
+    return int(wanted or need_resched or mmu_lock_contended(cpu))
+
+
 @kernel
 def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
     """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
@@ -216,10 +239,7 @@ def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
     note_visited(cpu, now)
     if own(cpu, it + IT_NEXT_LAST_LEVEL_GFN) == own(cpu, it + IT_YIELDED_GFN):
         return False
-    wanted = probe(cpu, events.PROBE_CONTEND)
-    # The scheduler tick has passed since this actor last gave up its core.
-    need_resched = now - own(cpu, TICK_BEGAN) > config(cpu, C_TICK_CYCLES)
-    if not wanted and not need_resched and not mmu_lock_contended(cpu):
+    if not resched_wanted(cpu, now):
         return False
     if flush:
         flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), EVERYTHING)

@@ -41,6 +41,8 @@ FLOORS = (
     Floor("roots", "roots loaded", 5.0),
     Floor("mmio", "accesses of holes", 20.0),
     Floor("prefault", "pages prefaulted", 100.0),
+    Floor("nx-recovery", "NX recoveries", 10.0),
+    Floor("tracking", "gfns tracked", 20.0),
     Floor("migration", "migrations", 0.2),
 )
 

@@ -35,6 +35,10 @@ WORKLOADS = {
         "workloads.mmu_stress",
         "mmu_stress_test: large guests of aliased memory, resets, mprotect, deleted memslots",
     ),
+    "nx-huge-pages": (
+        "workloads.nx_huge_pages",
+        "nx_huge_pages_test: exact counters when executed huge pages split and are recovered",
+    ),
     "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),
 }

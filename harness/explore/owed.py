@@ -1,8 +1,9 @@
 """What must be true at the moment that something is freed or handed back, in explored runs.
 
-A freed table may not be touched at all.  When a table or a frame is freed, or an invalidation has
-started, no vCPU in the guest may still have a translation of it: outside the guest it serves its
-flush before it goes on, in the guest nobody can make it.  Looks at the VM's words only.
+A freed table may not be touched at all.  When a table or a frame is freed, an invalidation has
+started, or whoever removed a table leaves RCU (it may be freed from then on), no vCPU in the guest
+may still have a translation of it: outside the guest it serves its flush before it goes on, in the
+guest nobody can make it.  Looks at the VM's words only.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mmu.machine.events import (
     INVALIDATE_RANGE_START,
     PEEK,
     POKE,
+    RCU_LEAVE,
     READ_ONCE,
     TABLE_FREE,
     WARN,
@@ -42,8 +44,10 @@ from mmu.machine.layout import (
     C_TABLES,
     C_TLB,
     C_VCPUS,
+    DEFERRED,
     RECORD_WORDS,
     REQUEST,
+    SP_DEFERRED_NEXT,
     SP_FREE,
     SP_STATE,
     TLB_GENERATION,
@@ -89,13 +93,24 @@ def check_touched(ctx: int, actor: int, kind: int, addr: int, operand: int) -> N
 
 @array_kernel
 def check_freed(ctx: int, actor: int, event: int, a: int, b: int) -> None:
-    """An event says that something was freed, or that an invalidation has started."""
-    if get(ctx, at.H_TABLES_END) == 0 or event not in (
-        TABLE_FREE,
-        FRAME_FREE,
-        INVALIDATE_RANGE_START,
-    ):
+    """An event says that something was or may be freed, or that an invalidation has started."""
+    if get(ctx, at.H_TABLES_END) == 0:
         return
+    if event in (TABLE_FREE, FRAME_FREE, INVALIDATE_RANGE_START):
+        _check_vcpus(ctx, actor, event, a, b)
+    elif event == RCU_LEAVE:
+        page = word_now(
+            ctx, word_now(ctx, C_ACTOR_BASE) + actor * word_now(ctx, C_ACTOR_STRIDE) + DEFERRED
+        )
+        while page != 0:
+            _check_vcpus(ctx, actor, TABLE_FREE, page, 0)
+            record = word_now(ctx, C_RECORDS) + page * RECORD_WORDS
+            page = word_now(ctx, record + SP_DEFERRED_NEXT)
+
+
+@array_kernel
+def _check_vcpus(ctx: int, actor: int, event: int, a: int, b: int) -> None:
+    """No vCPU in the guest has a translation of what the event is about."""
     for vcpu in range(word_now(ctx, C_VCPUS)):
         own = word_now(ctx, C_ACTOR_BASE) + vcpu * word_now(ctx, C_ACTOR_STRIDE)
         handle = at.actor_at(ctx, vcpu)

@@ -47,6 +47,7 @@ _TRACEPOINTS = (
     "root_zapped",
     "memslot_changed",
     "dirty_log_changed",
+    "track_write",
 )
 TRACEPOINTS = dict(enumerate(_TRACEPOINTS, start=on.SPTE_CHANGED))
 _QUESTIONS = {on.AGAIN: "again", on.BLOCK: "sleep"}

@@ -61,7 +61,8 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally
     TLB_RANGE,
     DIRTY_DROPPED,
     TRANSITION_MMIO,
-) = range(1, 37)
+    MAPPING_TRACKED,
+) = range(1, 38)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -121,6 +122,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     TRANSITION_MMIO: (
         "transitions",
         "entry at word {a} went from present {b:#x} to MMIO {c:#x}",
+    ),
+    MAPPING_TRACKED: (
+        "mapping",
+        "gfn {a:#x} is write-tracked, and {b} writes of it landed that its trackers do not know of",
     ),
     ZAP_NONPRESENT: (
         "transitions",

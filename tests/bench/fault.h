@@ -86,8 +86,11 @@ static inline word max_mapping_level(struct cpu cpu, word slot, word gfn, word m
 		for (; level > LEVEL_4K; level--) {
 			pages = pages_of(cpu, level);
 			first = gfn & ~(pages - 1);
-			if (first >= base && first + pages <= end)
+			if (first >= base && first + pages <= end) {
+				if (config(cpu, C_WRITE_TRACKED) != 0)
+					outside("write tracking");
 				break;
+			}
 		}
 	}
 	return level;

@@ -73,6 +73,19 @@ FOUND = {
     "restore-marks-nothing": ("restore-harvest", "dirty"),
     "split-loses-what-is-put-aside": ("restore-eager-split", "transitions"),
     "split-of-tracked-gives-x": ("restore-split", "tlb"),
+    "b04-recovery-ignores-flush": ("nx-recovery-walker", "tlb"),
+    "b05-recovery-yields-with-pending-flush": ("nx-recovery-yield", "tlb"),
+    "recovery-flushes-after-rcu": ("nx-recovery-walker", "tlb"),
+    "recovery-zaps-what-stands-there": ("nx-recovery-invalidate", "frozen"),
+    "nx-list-popped-without-lock": ("nx-recovery-twice", "leaks"),
+    "tracking-takes-only-w": ("track-write", "mapping"),
+    "tracking-looks-at-w-only": ("track-harvest", "mapping"),
+    "tracking-flushes-after-unlock": ("track-track", "mapping"),
+    "fast-fault-ignores-mmu-writable": ("track-fast-fault", "mapping"),
+    "leaf-ignores-tracking": ("track-fault", "mapping"),
+    "huge-page-over-tracked-gfn": ("track-map-huge", "mapping"),
+    "emulated-write-not-logged": ("track-walker", "dirty"),
+    "emulated-write-without-mmap-lock": ("tracked-write-swap", "frames"),
 }
 # One for each of several oracles; `make bugs` runs all of them, some three minutes.
 FEW = (

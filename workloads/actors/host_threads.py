@@ -16,6 +16,7 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import C_BACKING_LEVEL, C_FRAMES, C_VCPUS, WORK_DONE
 from mmu.machine.primitives import config, read_once, tally, yield_core
+from mmu.nx_recovery import recover_nx_huge_pages
 from mmu.spte import ACCESS_WRITE, LEVEL_4K
 from mmu.tdp_iter import pages_of
 from workloads.actors.turmoil import draw_below
@@ -23,6 +24,7 @@ from workloads.actors.turmoil_words import (
     HUGE_COLLAPSED,
     HUGE_SPLIT,
     MOVED,
+    NX_RECOVERIES,
     PAGES_AGED,
     PROTECTED,
     RECENT_PAGES,
@@ -32,6 +34,7 @@ from workloads.actors.turmoil_words import (
 )
 
 AGED_PAGES = 16  # at a time
+NX_RATIO = 2  # half of the tables at a time
 
 
 @kernel
@@ -78,6 +81,14 @@ def age_turn(cpu: Cpu) -> int:
         age_page(cpu, page)
     book(cpu, PAGES_AGED, AGED_PAGES)
     book(cpu, SWAPPED, reclaim_if_old(cpu, page))
+    return _end_turn(cpu)
+
+
+@kernel
+def nx_turn(cpu: Cpu) -> int:
+    """Give some tables back that an execution has made necessary (kvm-nx-lpage-recovery)."""
+    recover_nx_huge_pages(cpu, NX_RATIO)
+    book(cpu, NX_RECOVERIES, 1)
     return _end_turn(cpu)
 
 

@@ -16,11 +16,13 @@ _HOSTS = "workloads.scenarios.hosts"
 _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
 _AGEING = "workloads.scenarios.ageing"
-_TRACKING = "workloads.scenarios.tracking"
+_RESTORING = "workloads.scenarios.restoring"
 _MMIO = "workloads.scenarios.mmio"
 _PREFAULT = "workloads.scenarios.prefault"
 _USERFAULTS = "workloads.scenarios.userfaults"
 _RANGES = "workloads.scenarios.ranges"
+_RECOVERY = "workloads.scenarios.recovery"
+_TRACKING = "workloads.scenarios.tracking"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -150,27 +152,27 @@ SCENARIOS = {
     "age-idle": _AGEING,
     "age-idle-huge": _AGEING,
     "age-idle-swapped": _AGEING,
-    "restore-read": _TRACKING,
-    "restore-write": _TRACKING,
-    "restore-harvest": _TRACKING,
-    "restore-cached-harvest": _TRACKING,
-    "restore-enable": _TRACKING,
-    "restore-swap": _TRACKING,
-    "restore-reclaim": _TRACKING,
-    "restore-read-only": _TRACKING,
-    "restore-zap-read-only": _TRACKING,
-    "restore-split": _TRACKING,
-    "restore-eager-split": _TRACKING,
-    "restore-huge-logged": _TRACKING,
-    "restore-promote": _TRACKING,
-    "restore-put": _TRACKING,
-    "restore-invalidate": _TRACKING,
-    "no-ad-enable": _TRACKING,
-    "no-ad-enable-huge": _TRACKING,
-    "no-ad-harvest": _TRACKING,
-    "no-ad-swap": _TRACKING,
-    "no-ad-beside-pml": _TRACKING,
-    "no-ad-enable-beside-pml": _TRACKING,
+    "restore-read": _RESTORING,
+    "restore-write": _RESTORING,
+    "restore-harvest": _RESTORING,
+    "restore-cached-harvest": _RESTORING,
+    "restore-enable": _RESTORING,
+    "restore-swap": _RESTORING,
+    "restore-reclaim": _RESTORING,
+    "restore-read-only": _RESTORING,
+    "restore-zap-read-only": _RESTORING,
+    "restore-split": _RESTORING,
+    "restore-eager-split": _RESTORING,
+    "restore-huge-logged": _RESTORING,
+    "restore-promote": _RESTORING,
+    "restore-put": _RESTORING,
+    "restore-invalidate": _RESTORING,
+    "no-ad-enable": _RESTORING,
+    "no-ad-enable-huge": _RESTORING,
+    "no-ad-harvest": _RESTORING,
+    "no-ad-swap": _RESTORING,
+    "no-ad-beside-pml": _RESTORING,
+    "no-ad-enable-beside-pml": _RESTORING,
     "mmio-twice": _MMIO,
     "mmio-retry": _MMIO,
     "mmio-create": _MMIO,
@@ -202,6 +204,34 @@ SCENARIOS = {
     "protect-range-aliased": _RANGES,
     "drop-range": _RANGES,
     "drop-range-aliased": _RANGES,
+    "nx-recovery-execute": _RECOVERY,
+    "nx-recovery-read": _RECOVERY,
+    "nx-recovery-walker": _RECOVERY,
+    "nx-recovery-yield": _RECOVERY,
+    "nx-recovery-notifier": _RECOVERY,
+    "nx-recovery-zap": _RECOVERY,
+    "nx-recovery-invalidate": _RECOVERY,
+    "nx-recovery-harvest": _RECOVERY,
+    "nx-recovery-enable": _RECOVERY,
+    "nx-recovery-twice": _RECOVERY,
+    "nx-recovery-off": _RECOVERY,
+    "track-write": _TRACKING,
+    "track-fault": _TRACKING,
+    "track-fast-fault": _TRACKING,
+    "track-walker": _TRACKING,
+    "track-harvest": _TRACKING,
+    "track-track": _TRACKING,
+    "track-huge": _TRACKING,
+    "track-map-huge": _TRACKING,
+    "track-split": _TRACKING,
+    "track-read": _TRACKING,
+    "track-notifier": _TRACKING,
+    "tracked-write-swap": _TRACKING,
+    "tracked-write-protect": _TRACKING,
+    "tracked-write-move-slot": _TRACKING,
+    "track-delete-slot": _TRACKING,
+    "untrack-write": _TRACKING,
+    "track-off": _TRACKING,
 }
 
 
