@@ -202,11 +202,10 @@ def note_visited(cpu: Cpu, now: int) -> None:
 
 
 @kernel
-def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
-    """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
+def need_resched(cpu: Cpu, it: int) -> int:
+    """Whether the walk should let others in now (tdp_mmu_iter_need_resched).
 
-    Then every pointer is dead and the loop body must go on to the next entry at once.  Refused
-    until the walk has moved on since its last yield: it would never end otherwise.
+    Not until it has moved on since its last yield: it would never end otherwise.
     """
     now = cycles(cpu)
     note_visited(cpu, now)
@@ -214,8 +213,17 @@ def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
         return False
     wanted = probe(cpu, events.PROBE_CONTEND)
     # The scheduler tick has passed since this actor last gave up its core.
-    need_resched = now - own(cpu, TICK_BEGAN) > config(cpu, C_TICK_CYCLES)
-    if not wanted and not need_resched and not mmu_lock_contended(cpu):
+    tick_passed = now - own(cpu, TICK_BEGAN) > config(cpu, C_TICK_CYCLES)
+    return wanted != 0 or tick_passed or mmu_lock_contended(cpu) != 0
+
+
+@kernel
+def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
+    """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
+
+    Then every pointer is dead and the loop body must go on to the next entry at once.
+    """
+    if not need_resched(cpu, it):
         return False
     if flush:
         flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), EVERYTHING)

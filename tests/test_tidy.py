@@ -33,7 +33,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mmu.tdp",),
     ("mmu.roots",),
     ("mmu.reload", "mmu.zap_worker", "mmu.dirty_log", "mmu.notifier"),
-    ("mmu.zap_all", "mmu.host_changes"),
+    ("mmu.zap_all", "mmu.host_changes", "mmu.dirty_clear"),
     ("mmu.slot_changes",),
     ("mmu.fast_fault",),
     ("mmu.fault",),

@@ -59,7 +59,11 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TLB_TABLE,
     TLB_FRAME,
     TLB_RANGE,
-) = range(1, 35)
+    MAPPING_SLOT,
+    LOGGED_RECOVERY,
+    DIRTY_MISSED,
+    DIRTY_NAMED,
+) = range(1, 39)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -137,6 +141,23 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     DIRTY_LOST: (
         "dirty",
         "gfn {a:#x} was written and no harvest names it: it holds {b:#x}, its copy {c:#x}",
+    ),
+    MAPPING_SLOT: (
+        "mapping",
+        "gfn {a:#x} was looked up in the memslot at word {b}, which does not cover it",
+    ),
+    LOGGED_RECOVERY: (
+        "dirty",
+        "huge pages of the memslot at word {a} were to be put together while it is logged",
+    ),
+    DIRTY_MISSED: (
+        "dirty",
+        "gfn {a:#x} was written in iteration {b} behind its harvest, and that of iteration {c} does"
+        " not name it",
+    ),
+    DIRTY_NAMED: (
+        "dirty",
+        "gfn {a:#x} is named by the log of iteration {b}, but was written in iteration {c} last",
     ),
 }
 
