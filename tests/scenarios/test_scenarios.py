@@ -28,7 +28,7 @@ MODULES = modules_of(
     *("tdp", "fault.py", "fast_fault.py", "hw", "dirty_log.py", "tdp_mmu.py", "tdp_iter.py"),
     *("guest.py", "pages.py", "memslots.py", "host", "removed.py", "nx_list.py", "roots.py"),
     *("reload.py", "entry.py", "notifier.py", "zap_worker.py", "zap_all.py", "slot_changes.py"),
-    "host_changes.py",
+    *("host_changes.py", "dirty_clear.py"),
 )
 SCHEDULES = 60
 STEPS_MAX = 5000

@@ -15,6 +15,8 @@ _ZAPS = "workloads.scenarios.zaps"
 _HOSTS = "workloads.scenarios.hosts"
 _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
+_MANUAL = "workloads.scenarios.manual"
+_RECOVERING = "workloads.scenarios.recovering"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -129,6 +131,37 @@ SCENARIOS = {
     "slot-move-fault": _SLOTS,
     "slot-delete-notifier": _SLOTS,
     "slot-delete-move": _SLOTS,
+    "clear-walker": _MANUAL,
+    "clear-pml": _MANUAL,
+    "clear-fast-fault": _MANUAL,
+    "clear-map": _MANUAL,
+    "clear-fetched": _MANUAL,
+    "clear-clear": _MANUAL,
+    "get-clear": _MANUAL,
+    "clear-disable": _MANUAL,
+    "clear-refused": _MANUAL,
+    "initially-set-write": _MANUAL,
+    "initially-set-map": _MANUAL,
+    "clear-straddling": _MANUAL,
+    "clear-huge": _MANUAL,
+    "clear-split-walker": _MANUAL,
+    "clear-yielding": _MANUAL,
+    "split-topup-exclusive": _MANUAL,
+    "recover-walker": _RECOVERING,
+    "recover-fast-fault": _RECOVERING,
+    "recover-map": _RECOVERING,
+    "recover-execute": _RECOVERING,
+    "recover-executed": _RECOVERING,
+    "recover-nx-off": _RECOVERING,
+    "recover-move": _RECOVERING,
+    "recover-invalidate": _RECOVERING,
+    "recover-empty": _RECOVERING,
+    "recover-recover": _RECOVERING,
+    "recover-enable": _RECOVERING,
+    "recover-lost": _RECOVERING,
+    "recover-yielding": _RECOVERING,
+    "recover-always-yielding": _RECOVERING,
+    "recover-border": _RECOVERING,
 }
 
 
