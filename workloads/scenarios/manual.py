@@ -27,6 +27,7 @@ from workloads.scenarios.common import (
     copy_everything,
     copy_harvested,
     destination_is_equal,
+    execute_page_0,
     fill_caches,
     map_for_writing,
     one_access,
@@ -281,7 +282,7 @@ CLEAR_REFUSED = Scenario(
     "calls that KVM refuses, of a memslot that is not logged",
     (Actor("vcpu 0", write_page_0), Actor("vmm", clear_in_vain)),
     vm=small_vm(1, 1, dirty_log_mode="manual"),
-    setup=map_for_writing,
+    setup=fill_caches,
 )
 INITIALLY_SET_WRITE = Scenario(
     "initially-set-write",
@@ -336,8 +337,8 @@ CLEAR_YIELDING = Scenario(
 )
 SPLIT_TOPUP_EXCLUSIVE = Scenario(
     "split-topup-exclusive",
-    "splitting under the write lock drops it to get a table, while the page is written",
-    (Actor("vcpu 0", write_page_1), Actor("vmm", split_exclusively)),
+    "splitting under the write lock drops it to get a table, while the page is executed",
+    (Actor("vcpu 0", execute_page_0), Actor("vmm", split_exclusively)),
     vm=small_vm(1, 1, backing_level=2),
     setup=huge_without_tables,
 )
