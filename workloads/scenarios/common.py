@@ -231,3 +231,10 @@ def logged(vm: Vm) -> None:
     write_page_0(vm.cpu(0))
     get_dirty_log(vmm, 0)
     copy_everything(vmm)
+
+
+def write_back_everything(vm: Vm) -> None:
+    """The host has saved all pages: nothing but a D bit will say what is written from now on."""
+    pages = vm.config.pages
+    vm.region("disk")[:pages] = (vm.frames[:pages] >> VALUE_SHIFT) & VALUE_MASK
+    vm.region("marks")[:pages] = 0

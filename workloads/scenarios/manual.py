@@ -9,6 +9,8 @@ from __future__ import annotations
 from mmu.dirty_clear import clear_dirty_log
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.host.frames import VALUE_MASK, VALUE_SHIFT
+from mmu.hw.tlb import EVERYTHING
+from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.conditions import DIRTY_LOST, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import PROBE_CONTEND
@@ -32,6 +34,7 @@ from workloads.scenarios.common import (
     map_for_writing,
     one_access,
     small_vm,
+    write_back_everything,
     write_both_pages,
     write_page_0,
     write_page_1,
@@ -170,6 +173,18 @@ def written_and_fetched(vm: Vm) -> None:
     get_dirty_log(vmm_of(vm), 0)
 
 
+def fetched_and_forgotten(vm: Vm) -> None:
+    """Both pages are mapped, gfn 0 was written and is named, no vCPU has cached that."""
+    map_for_writing(vm)
+    write_page_1(vm.cpu(0))
+    vmm = vmm_of(vm)
+    enable_dirty_log(vmm, 0)
+    write_page_0(vm.cpu(0))
+    get_dirty_log(vmm, 0)
+    copy_everything(vmm)
+    flush_remote_tlbs(vmm, 0, EVERYTHING)
+
+
 def all_named(vm: Vm) -> None:
     """Two huge pages are written, and everything counts as written."""
     map_for_writing(vm)
@@ -196,9 +211,7 @@ def huge_and_clean(vm: Vm) -> None:
     enable_dirty_log(vmm, 0)
     get_clear_and_copy(vmm)
     disable_dirty_log(vmm, 0)
-    frames = vm.frames[: vm.config.pages]
-    vm.region("disk")[:] = (frames >> VALUE_SHIFT) & VALUE_MASK
-    vm.region("marks")[: vm.config.pages] = 0
+    write_back_everything(vm)
     enable_dirty_log(vmm, 0)
     get_dirty_log(vmm, 0)
     copy_everything(vmm)
@@ -244,10 +257,10 @@ CLEAR_MAP = Scenario(
 )
 CLEAR_FETCHED = Scenario(
     "clear-fetched",
-    "a page that the user knows to be written is written while the log is cleared",
-    (Actor("vcpu 0", write_page_0), Actor("vmm", clear_and_copy)),
+    "a page that the user knows to be written, and another, are written while the log is cleared",
+    (Actor("vcpu 0", write_both_pages), Actor("vmm", clear_and_copy)),
     vm=small_vm(1, 1, dirty_log_mode="manual", pml=False),
-    setup=written_and_fetched,
+    setup=fetched_and_forgotten,
     check=cleared_migration_lost_nothing,
 )
 CLEAR_CLEAR = Scenario(

@@ -21,12 +21,13 @@ from workloads.scenarios.common import (
     read_page_0,
     read_page_1,
     small_vm,
+    write_back_everything,
     write_page_0,
     write_page_1,
 )
 
 # A scheduler tick that has passed whenever somebody looks: the clock of explored runs stands still.
-ALWAYS = -1.0
+ALWAYS = -1e11
 
 
 @kernel
@@ -96,6 +97,12 @@ def split_by_logging(vm: Vm) -> None:
     get_dirty_log(vmm, 0)
 
 
+def split_and_written_back(vm: Vm) -> None:
+    """The same, and the host has saved all pages."""
+    split_by_logging(vm)
+    write_back_everything(vm)
+
+
 def three_split_by_logging(vm: Vm) -> None:
     """Three huge pages were written and split when logging began."""
     fill_caches(vm)
@@ -132,6 +139,13 @@ RECOVER_WALKER = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("vmm", disable)),
     vm=small_vm(1, 1, backing_level=2),
     setup=split_by_logging,
+)
+RECOVER_WRITTEN = Scenario(
+    "recover-written",
+    "D is set in a leaf that is not the one which the huge page is made of",
+    (Actor("vcpu 0", write_page_1), Actor("vmm", disable)),
+    vm=small_vm(1, 1, backing_level=2, spare_frames=2),
+    setup=split_and_written_back,
 )
 RECOVER_FAST_FAULT = Scenario(
     "recover-fast-fault",

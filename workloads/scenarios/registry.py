@@ -148,6 +148,7 @@ SCENARIOS = {
     "clear-yielding": _MANUAL,
     "split-topup-exclusive": _MANUAL,
     "recover-walker": _RECOVERING,
+    "recover-written": _RECOVERING,
     "recover-fast-fault": _RECOVERING,
     "recover-map": _RECOVERING,
     "recover-execute": _RECOVERING,
