@@ -85,8 +85,7 @@ def _may_be_huge(cpu: Cpu, slot: int, root: int, gfn: int, level: int, page: int
     The host's level is read with mmu_lock held and no invalidation of the block under way: it
     cannot become smaller before the leaf is there, and then the notifier finds that.
     """
-    base = slot_base(cpu, slot)
-    if gfn < base or gfn >= base + config(cpu, slot + SLOT_PAGES):
+    if gfn < slot_base(cpu, slot):
         # The entry begins before the slot: nothing is known of that gfn's huge pages.
         return 0
     if level > max_recovery_level(cpu, slot, gfn, root):

@@ -121,12 +121,12 @@ def disable(cpu: Cpu) -> None:
 
 @kernel
 def clear_in_vain(cpu: Cpu) -> None:
-    """No whole mask at the beginning, at the end, more than there is; and nothing is logged."""
+    """No whole mask at the beginning, at the end, more than there is; nothing, and nothing logged."""
     pages = config(cpu, C_GFN_COUNT)
     clear_dirty_log(cpu, 0, 1, pages - 1)
     clear_dirty_log(cpu, 0, 0, pages - 1)
     clear_dirty_log(cpu, 0, 0, pages + 1)
-    clear_everything(cpu)
+    clear_dirty_log(cpu, 0, 0, 0)
 
 
 @kernel
