@@ -24,9 +24,9 @@ from mmu.machine.cpu import Words
 from mmu.machine.futex import raw_load
 from mmu.machine.primitives import own, set_own
 from mmu.policy import DIRTY_LOG_MODE
-from mmu.reload import unload_root
 from mmu.vm import GFN_BASE
 from workloads.actors.memstress import random_seed
+from workloads.actors.vcpu import leave_root
 from workloads.actors.verify_log import (
     FIRST_NUMBER,
     ITERATION,
@@ -98,29 +98,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # --- The vCPU ------------------------------------------------------------------------------------
 
 
-def _write(actor: Actor, seed: int) -> None:
+def _wait_for(actor: Actor, word: int, number: int) -> bool:
+    """Sleep until the word has counted so far; False if the run stops first."""
+    return actor.wait_until(lambda: raw_load(actor.cpu, word) >= number, word)
+
+
+def _write(seed: int) -> Part:
     """All pages once, then pages at random, with an exit after each loop, until it is the end."""
-    cpu = actor.cpu
-    words = actor.vm.layout.start("workload")
-    pages = actor.vm.config.pages
-    writes, at_random, stops = pages, 0, 0
-    if own(cpu, at.RANDOM) == 0:
-        set_own(cpu, at.RANDOM, random_seed(seed))
-    while not actor.stopping():
-        set_own(cpu, at.WORK_DONE, 0)
-        vcpu_load(cpu)
-        actor.run(write_numbers, writes, pages, at_random)
-        vcpu_put(cpu)
-        writes, at_random = WRITES_PER_LOOP, 1
-        if raw_load(cpu, words + STOPS_WANTED) != stops:
-            stops += 1
-            add_and_wake(cpu, words + STOPS_MADE, 1)
-            ended = words + STOPS_ENDED
-            # Asked in this very turn, while `stops` is what it is.
-            if not actor.wait_until(lambda: raw_load(cpu, ended) >= stops, ended):  # noqa: B023
-                return
-            if raw_load(cpu, words + LAST):
-                return
+
+    def part(actor: Actor) -> None:
+        cpu = actor.cpu
+        words = actor.vm.layout.start("workload")
+        pages = actor.vm.config.pages
+        writes, at_random, stops = pages, 0, 0
+        if own(cpu, at.RANDOM) == 0:
+            set_own(cpu, at.RANDOM, random_seed(seed))
+        while not actor.stopping():
+            set_own(cpu, at.WORK_DONE, 0)
+            vcpu_load(cpu)
+            actor.run(write_numbers, writes, pages, at_random)
+            vcpu_put(cpu)
+            writes, at_random = WRITES_PER_LOOP, 1
+            if raw_load(cpu, words + STOPS_WANTED) != stops:
+                stops += 1
+                add_and_wake(cpu, words + STOPS_MADE, 1)
+                if not _wait_for(actor, words + STOPS_ENDED, stops) or raw_load(cpu, words + LAST):
+                    return
+
+    return part
 
 
 # --- The monitor ---------------------------------------------------------------------------------
@@ -189,13 +194,11 @@ def _verify(args: argparse.Namespace, title: str) -> Part:
         cpu = actor.cpu
         words = actor.vm.layout.start("workload")
         verifier = Verifier(actor.vm.config.pages)
-        made = words + STOPS_MADE
         for iteration in range(1, args.iterations):
             _sleep(actor, args.interval / 1e3)
             _collect(actor, LOG_MODES[title])
             add_and_wake(cpu, words + STOPS_WANTED, 1)
-            # Asked in this very turn.
-            if not actor.wait_until(lambda: raw_load(cpu, made) >= iteration, made):  # noqa: B023
+            if not _wait_for(actor, words + STOPS_MADE, iteration):
                 return
             verifier.look(actor, iteration)
             actor.vm.words[words + ITERATION] = iteration + 1
@@ -241,17 +244,15 @@ def _total_lines(title: str) -> Summary:
 
 
 def _phases(args: argparse.Namespace, title: str) -> list[Phase]:
-    leave: Part = lambda actor: unload_root(actor.cpu)  # noqa: E731 - the shortest of parts
     mode = LOG_MODES[title]
     said = _begin_lines(args, title)
-    guest: Part = lambda actor: _write(actor, args.seed)  # noqa: E731 - the shortest of parts
-    parts = {VCPU: guest, VMM: _verify(args, title)}
+    parts = {VCPU: _write(args.seed), VMM: _verify(args, title)}
     lasts = args.iterations * args.interval / 1e3
     return [
         Phase(f"{title}: begin", "", {VMM: _begin(mode)}, lines=said),
         Phase(title, "", parts, lines=_total_lines(title), lasts=lasts),
         # The next mode begins without a root, as in a VM of its own.
-        Phase(f"{title}: end", "", {VCPU: leave, VMM: _end}, lines=no_summary),
+        Phase(f"{title}: end", "", {VCPU: leave_root, VMM: _end}, lines=no_summary),
     ]
 
 

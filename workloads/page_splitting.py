@@ -15,8 +15,7 @@ from mmu.dirty_clear import CLEARED, clear_dirty_log
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.machine import layout as at
 from mmu.policy import DIRTY_LOG_MODE
-from mmu.reload import unload_root
-from workloads.actors.vcpu import memstress_pass
+from workloads.actors.vcpu import leave_root, memstress_pass
 from workloads.errors import RunFailed, UsageError
 from workloads.options import LEVEL_PAGES, add_machine, guest_pages, vm_config
 from workloads.plan import VCPU, VMM, Actor, Part, Phase, Plan, Summary, no_summary
@@ -202,8 +201,7 @@ def _phases(title: str, mode: str, pages: int, touch: Part) -> list[Phase]:
     phases.append(Phase(f"{title}: repopulate", "", {VCPU: touch}, lines=no_summary))
     said = _lines(counts, ("repopulated", "repopulating memory"))
     phases.append(Phase(f"{title}: check", "", {VMM: _check(counts)}, lines=said))
-    leave: Part = lambda actor: unload_root(actor.cpu)  # noqa: E731 - the shortest of parts
-    phases.append(Phase(f"{title}: end", "", {VCPU: leave}, lines=no_summary))
+    phases.append(Phase(f"{title}: end", "", {VCPU: leave_root}, lines=no_summary))
     return phases
 
 

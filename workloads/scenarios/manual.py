@@ -121,7 +121,7 @@ def disable(cpu: Cpu) -> None:
 
 @kernel
 def clear_in_vain(cpu: Cpu) -> None:
-    """No whole mask at the beginning, at the end, more than there is; nothing, and nothing logged."""
+    """Half a mask at the beginning, or at the end; more than there is; what is not logged."""
     pages = config(cpu, C_GFN_COUNT)
     clear_dirty_log(cpu, 0, 1, pages - 1)
     clear_dirty_log(cpu, 0, 0, pages - 1)
