@@ -238,3 +238,14 @@ def make_split_child(huge: int, child_level: int, pfn_offset: int, restore_execu
         if restore_executable:
             child |= SPTE_X << SAVED_SHIFT if is_access_tracked(child) else SPTE_X
     return child
+
+
+@inlined_kernel
+def make_huge(small: int, pages: int, executable: int) -> int:
+    """The leaf of `pages` pages that takes the place of a table with the leaf `small` in it.
+
+    make_huge_spte, 6.13: permissions, A and D are that one's; what the others knew is told to the
+    host when they go.  An access-tracked one keeps its X among the saved bits.
+    """
+    huge = (small | PS) & ~((pages - 1) << PFN_SHIFT)
+    return huge if executable else huge & ~(SPTE_X | SPTE_X << SAVED_SHIFT)

@@ -229,17 +229,25 @@ def resched_wanted(cpu: Cpu, now: int) -> int:
 
 
 @kernel
-def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
-    """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
+def need_resched(cpu: Cpu, it: int) -> int:
+    """Whether the walk should let others in now (tdp_mmu_iter_need_resched).
 
-    Then every pointer is dead and the loop body must go on to the next entry at once.  Refused
-    until the walk has moved on since its last yield: it would never end otherwise.
+    Not until it has moved on since its last yield: it would never end otherwise.
     """
     now = cycles(cpu)
     note_visited(cpu, now)
     if own(cpu, it + IT_NEXT_LAST_LEVEL_GFN) == own(cpu, it + IT_YIELDED_GFN):
         return False
-    if not resched_wanted(cpu, now):
+    return resched_wanted(cpu, now)
+
+
+@kernel
+def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
+    """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
+
+    Then every pointer is dead and the loop body must go on to the next entry at once.
+    """
+    if not need_resched(cpu, it):
         return False
     if flush:
         flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), EVERYTHING)

@@ -35,7 +35,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mmu.roots",),
     ("mmu.reload", "mmu.zap_worker", "mmu.dirty_log", "mmu.notifier"),
     ("mmu.nx_recovery", "mmu.write_track", "mmu.emulate"),
-    ("mmu.zap_all", "mmu.host_changes", "mmu.host_ranges", "mmu.userfault"),
+    ("mmu.zap_all", "mmu.host_changes", "mmu.host_ranges", "mmu.userfault", "mmu.dirty_clear"),
     ("mmu.host_reclaim",),
     ("mmu.slot_changes",),
     ("mmu.fast_fault", "mmu.mmio"),

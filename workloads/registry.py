@@ -9,6 +9,14 @@ from workloads.plan import Workload
 
 WORKLOADS = {
     "dirty-log": ("workloads.dirty_log", "dirty_log_perf_test: log writes, fetch the log"),
+    "dirty-log-verify": (
+        "workloads.dirty_log_verify",
+        "dirty_log_test: what is written must be in the log",
+    ),
+    "page-splitting": (
+        "workloads.page_splitting",
+        "dirty_log_page_splitting_test: huge pages while logging and after it",
+    ),
     "execute": ("workloads.execute", "execute_perf_test: populate memory, execute every page"),
     "zap-root": ("workloads.zap_root", "drop a root full of 4K entries under constant faults"),
     "memslot-modification": (

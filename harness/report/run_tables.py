@@ -24,6 +24,7 @@ SHOWN_COUNTERS = (
     "splits_1g",
     "splits_2m",
     "huge_zapped",
+    "huge_recovered",
     "tables_linked",
     "tables_freed",
     "roots_created",

@@ -62,7 +62,11 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally
     DIRTY_DROPPED,
     TRANSITION_MMIO,
     MAPPING_TRACKED,
-) = range(1, 38)
+    MAPPING_SLOT,
+    LOGGED_RECOVERY,
+    DIRTY_MISSED,
+    DIRTY_NAMED,
+) = range(1, 42)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -152,6 +156,23 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     DIRTY_DROPPED: (
         "dirty",
         "host page {a:#x} was dropped as clean while it held {b:#x} and its copy on disk {c:#x}",
+    ),
+    MAPPING_SLOT: (
+        "mapping",
+        "gfn {a:#x} was looked up in the memslot at word {b}, which does not cover it",
+    ),
+    LOGGED_RECOVERY: (
+        "dirty",
+        "huge pages of the memslot at word {a} were to be put together while it is logged",
+    ),
+    DIRTY_MISSED: (
+        "dirty",
+        "gfn {a:#x} was written in iteration {b} behind its harvest, and that of iteration {c} does"
+        " not name it",
+    ),
+    DIRTY_NAMED: (
+        "dirty",
+        "gfn {a:#x} is named by the log of iteration {b}, but was written in iteration {c} last",
     ),
 }
 

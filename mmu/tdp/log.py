@@ -16,7 +16,16 @@ from mmu.machine.lock import HELD_MMU_READ, HELD_MMU_WRITE, assert_held
 from mmu.machine.primitives import emit, fetch_and, own, read_once, stopped, tally
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.pages import assert_valid_root
-from mmu.spte import DIRTY, LEVEL_4K, SPTE_W, dirty_bit_of, is_leaf, is_present, pfn_of
+from mmu.spte import (
+    DIRTY,
+    LEVEL_4K,
+    MMU_WRITABLE,
+    SPTE_W,
+    dirty_bit_of,
+    is_leaf,
+    is_present,
+    pfn_of,
+)
 from mmu.tdp_iter import (
     IT_GFN,
     IT_LEVEL,
@@ -29,8 +38,9 @@ from mmu.tdp_iter import (
     level_shift,
     root_level,
     root_table,
+    round_gfn,
 )
-from mmu.tdp_mmu import DONE, cond_resched, set_spte_atomic
+from mmu.tdp_mmu import DONE, cond_resched, set_spte, set_spte_atomic
 
 
 @inlined_kernel
@@ -123,3 +133,25 @@ def clear_bits_masked(cpu: Cpu, root: int, first_gfn: int, mask: int, bits: int)
             changed += _clear_entry(cpu, table + index_of(cpu, gfn, LEVEL_4K), gfn, bits)
     tally(cpu, N_DIRTY_CLEARED, changed)
     return changed
+
+
+@kernel
+def write_protect_huge(cpu: Cpu, root: int, gfn: int) -> None:
+    """Have the next write to the huge page that maps `gfn` split it (write lock held).
+
+    tdp_mmu.c write_protect_gfn from 2M up: with W goes MMU-writable, so that no fault gives W back
+    without the lock.  Either may be set.
+    """
+    assert_held(cpu, HELD_MMU_WRITE)
+    table = root_table(cpu, root)
+    for level in range(root_level(root), LEVEL_4K, -1):
+        sptep = table + index_of(cpu, gfn, level)
+        spte = read_once(cpu, sptep)
+        if not is_present(spte):
+            return
+        if is_leaf(spte, level):
+            if spte & (SPTE_W | MMU_WRITABLE) != 0:
+                new = spte & ~(SPTE_W | MMU_WRITABLE)
+                set_spte(cpu, sptep, round_gfn(cpu, gfn, level), level, spte, new)
+            return
+        table = child_table(cpu, spte)

@@ -86,6 +86,23 @@ FOUND = {
     "huge-page-over-tracked-gfn": ("track-map-huge", "mapping"),
     "emulated-write-not-logged": ("track-walker", "dirty"),
     "emulated-write-without-mmap-lock": ("tracked-write-swap", "frames"),
+    "enable-takes-d-before-w": ("enable-execute", "dirty"),
+    "b32-level-read-outside-the-lock": ("recover-move", "mapping"),
+    "b51-progress-of-the-inner-walk": ("recover-always-yielding", "progress"),
+    "b52-block-begins-before-the-slot": ("recover-border", "mapping"),
+    "clear-by-plain-write": ("clear-fetched", "dirty"),
+    "clear-protects-before-taking-the-bits": ("clear-fetched", "dirty"),
+    "clear-protects-the-first-block-only": ("clear-straddling", "dirty"),
+    "clear-takes-the-whole-word": ("clear-fetched", "dirty"),
+    "clear-without-flush": ("clear-walker", "dirty"),
+    "exclusive-split-forgets-d": ("clear-split-walker", "dirty"),
+    "get-takes-what-clear-should": ("clear-walker", "dirty"),
+    "initially-set-begins-empty": ("initially-set-write", "dirty"),
+    "initially-set-protects-nothing-at-clear": ("clear-straddling", "dirty"),
+    "recover-before-logging-is-off": ("recover-fast-fault", "dirty"),
+    "recover-takes-a-leaf-for-the-block": ("recover-map", "transitions"),
+    "recover-tells-no-dirtiness": ("recover-written", "dirty"),
+    "recover-without-flush": ("recover-walker", "tlb"),
 }
 # One for each of several oracles; `make bugs` runs all of them, some three minutes.
 FEW = (

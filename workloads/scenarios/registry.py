@@ -23,6 +23,8 @@ _USERFAULTS = "workloads.scenarios.userfaults"
 _RANGES = "workloads.scenarios.ranges"
 _RECOVERY = "workloads.scenarios.recovery"
 _TRACKING = "workloads.scenarios.tracking"
+_MANUAL = "workloads.scenarios.manual"
+_RECOVERING = "workloads.scenarios.recovering"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -45,6 +47,7 @@ SCENARIOS = {
     "enable-write": _LOGGING,
     "enable-fault": _LOGGING,
     "enable-huge": _LOGGING,
+    "enable-execute": _LOGGING,
     "huge-logged-write": _LOGGING,
     "protect-yielding": _LOGGING,
     "drop-drop": _DROPPING,
@@ -232,6 +235,38 @@ SCENARIOS = {
     "track-delete-slot": _TRACKING,
     "untrack-write": _TRACKING,
     "track-off": _TRACKING,
+    "clear-walker": _MANUAL,
+    "clear-pml": _MANUAL,
+    "clear-fast-fault": _MANUAL,
+    "clear-map": _MANUAL,
+    "clear-fetched": _MANUAL,
+    "clear-clear": _MANUAL,
+    "get-clear": _MANUAL,
+    "clear-disable": _MANUAL,
+    "clear-refused": _MANUAL,
+    "initially-set-write": _MANUAL,
+    "initially-set-map": _MANUAL,
+    "clear-straddling": _MANUAL,
+    "clear-huge": _MANUAL,
+    "clear-split-walker": _MANUAL,
+    "clear-yielding": _MANUAL,
+    "split-topup-exclusive": _MANUAL,
+    "recover-walker": _RECOVERING,
+    "recover-written": _RECOVERING,
+    "recover-fast-fault": _RECOVERING,
+    "recover-map": _RECOVERING,
+    "recover-execute": _RECOVERING,
+    "recover-executed": _RECOVERING,
+    "recover-nx-off": _RECOVERING,
+    "recover-move": _RECOVERING,
+    "recover-invalidate": _RECOVERING,
+    "recover-empty": _RECOVERING,
+    "recover-recover": _RECOVERING,
+    "recover-enable": _RECOVERING,
+    "recover-lost": _RECOVERING,
+    "recover-yielding": _RECOVERING,
+    "recover-always-yielding": _RECOVERING,
+    "recover-border": _RECOVERING,
 }
 
 
