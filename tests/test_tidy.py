@@ -36,6 +36,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mmu.zap_all", "mmu.host_changes"),
     ("mmu.slot_changes",),
     ("mmu.fast_fault",),
+    ("mmu.attempts",),
     ("mmu.fault",),
     ("mmu.entry",),
     ("mmu.guest",),

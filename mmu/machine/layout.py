@@ -222,6 +222,10 @@ COUNTER_NAMES = (
     "slots_changed",
     "entries_between_checks_max",
     "fault_retries_max",
+    "invalidations",  # that have ended
+    "obsolete_faults_max",  # sent back by one invalid root without a reload
+    "elsewhere_retries_max",  # sent back by an invalidation of other gfns, between two ends
+    "spurious_faults_max",  # in a row, of an access that does not get done
 )
 (
     N_ACCESSES,
@@ -273,11 +277,24 @@ COUNTER_NAMES = (
     N_SLOTS_CHANGED,
     N_BETWEEN_CHECKS_MAX,
     N_FAULT_RETRIES_MAX,
+    N_INVALIDATIONS,
+    N_OBSOLETE_MAX,
+    N_ELSEWHERE_MAX,
+    N_SPURIOUS_MAX,
 ) = range(COUNTERS, COUNTERS + len(COUNTER_NAMES))
 COUNTERS_MAX_NAMES = tuple(name for name in COUNTER_NAMES if name.endswith("_max"))
 # The supervisor's phase number for this actor, with GATE and SLEEPERS.
 ACTOR_COMMAND = COUNTERS + 8 * LINE
-ACTOR_FIXED_WORDS = ACTOR_COMMAND + LINE
+# What the counts of progress go on with; private, and only written where something went wrong.
+(
+    OBSOLETE_FAULTS,  # since the root was loaded
+    ELSEWHERE_SEQ,  # the sequence at which ELSEWHERE_RETRIES began
+    ELSEWHERE_RETRIES,
+    SPURIOUS_DONE,  # what was done when SPURIOUS_FAULTS began
+    SPURIOUS_FAULTS,
+    YIELDED_AT,  # gfn + 1 from which the present walk started last, 0: no walk yet
+) = range(ACTOR_COMMAND + LINE, ACTOR_COMMAND + LINE + 6)
+ACTOR_FIXED_WORDS = ACTOR_COMMAND + 2 * LINE
 
 # Latency histograms, one after the other at offset C_HISTOGRAMS.
 HISTOGRAM_NAMES = (

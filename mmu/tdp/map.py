@@ -7,7 +7,7 @@ whoever loses a race gives the guest another try.
 from __future__ import annotations
 
 from mmu.hw.vcpu import flush_remote_tlbs
-from mmu.machine.conditions import LIFETIME_WALK, warn
+from mmu.machine.conditions import LIFETIME_WALK, TRANSITION_TAKEN, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import C_HUGE_SPLIT, C_NX_HUGE_PAGES
@@ -21,6 +21,7 @@ from mmu.spte import (
     FROZEN,
     LEVEL_4K,
     MMU_WRITABLE,
+    RWX,
     is_frozen,
     is_leaf,
     is_poison,
@@ -68,6 +69,8 @@ def _install_leaf(
         return RET_PF_SPURIOUS
     if set_spte_atomic(cpu, sptep, first, level, old, new) != DONE:
         return RET_PF_RETRY
+    if was_leaf:
+        warn(cpu, old & ~new & RWX != 0, TRANSITION_TAKEN, sptep, old, new)
     if is_present(old) and (not was_leaf or old & ~new & MMU_WRITABLE != 0):
         flush_remote_tlbs(cpu, first, level_shift(cpu, level))
     return RET_PF_FIXED
