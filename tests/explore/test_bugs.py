@@ -9,51 +9,13 @@ from pathlib import Path
 
 import pytest
 
-BUGS = Path(__file__).parent / "bugs"
+from tests.oracles.proofs import BUGS, found_by_exploring
+
 SECONDS = "10"
 REPLAYS = 100
 
 # Scenario that finds it, and the oracle that it belongs to.
-FOUND = {
-    "no-flush-in-notifier": ("notifier-write", "tlb"),
-    "no-reload-request": ("slot-delete-fault", "tlb"),
-    "b07-table-freed-without-grace-period": ("promote-execute", "lifetime"),
-    "b08-reader-revives-dying-root": ("put-get", "roots"),
-    "b09-slot-gone-before-its-mappings": ("slot-delete-move", "frames"),
-    "b12-zap-misses-what-reaches-beyond": ("invalidate-partial", "leaks"),
-    "b13-slots-change-within-invalidation": ("slot-delete-notifier", "balance"),
-    "b16-fault-populates-defunct-root": ("invalidate-fault", "leaks"),
-    "b17-iterator-skips-after-yield": ("invalidate-top", "leaks"),
-    "b18-slot-being-deleted-taken-for-hole": ("slot-delete-fault", "mapping"),
-    "b19-notifier-skips-invalid-roots": ("worker-notifier", "frames"),
-    "b24-reader-works-on-invalid-root": ("enable-put", "roots"),
-    "b27-reference-given-back-twice": ("worker-fault", "roots"),
-    "b37-leaf-mapped-over-frozen-entry": ("promote-execute", "frozen"),
-    "b39-sequence-cut-to-32-bits": ("notifier-wrap", "progress"),
-    "root-link-overwritten-at-its-free": ("enable-put-before", "dirty"),
-    "range-of-the-first-memslot-only": ("discard-two-slots", "mapping"),
-    "lost-dirty-by-plain-write": ("map-map-same", "transitions"),
-    "table-linked-before-initialised": ("split-split-faults", "leaks"),
-    "split-children-without-dirty": ("split-split", "dirty"),
-    "bitmap-taken-after-protecting": ("fast-fault-harvest", "dirty"),
-    "fast-fault-on-huge-logged-leaf": ("huge-logged-write", "dirty"),
-    "lock-dropped-too-early": ("map-map-same", "locks"),
-    "no-flush-after-harvest": ("walker-harvest-dirty", "dirty"),
-    "no-srcu-wait-when-logging-starts": ("enable-fault", "dirty"),
-    "fast-fault-marks-nothing": ("fast-fault-harvest", "dirty"),
-    "clear-without-mark": ("map-harvest", "dirty"),
-    "enable-protects-before-the-flag": ("enable-fault", "dirty"),
-    "fast-fault-marks-before-cmpxchg": ("fast-fault-harvest", "dirty"),
-    "flush-without-waiting": ("walker-harvest-dirty", "dirty"),
-    "frozen-entry-taken-for-empty": ("drop-prefault", "frozen"),
-    "harvest-clears-by-plain-write": ("fast-fault-harvest-pml", "transitions"),
-    "list-add-without-lock": ("execute-execute", "leaks"),
-    "log-bit-by-plain-write": ("write-write-bitmap", "dirty"),
-    "protect-gives-up-after-lost-race": ("enable-unsplit", "dirty"),
-    "srcu-wait-under-mmu-lock": ("enable-fault", "locks"),
-    "statistic-by-plain-write": ("map-map-neighbour", "leaks"),
-    "table-lost-with-its-race": ("map-map-same", "leaks"),
-}
+FOUND = found_by_exploring(BUGS)
 # One for each of several oracles; `make bugs` runs all of them, some three minutes.
 FEW = (
     "b07-table-freed-without-grace-period",

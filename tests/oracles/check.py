@@ -124,7 +124,9 @@ def report(results: dict[Job, Done], oracles: list[str]) -> int:
     for oracle in oracles:
         for proof in PROOFS[oracle]:
             cells = [cell(oracle, job, results) for job in jobs_of(proof)]
-            texts = {job.command: text for job, (text, _) in zip(jobs_of(proof), cells, strict=True)}
+            texts = {
+                job.command: text for job, (text, _) in zip(jobs_of(proof), cells, strict=True)
+            }
             wrong += sum(not right for _, right in cells)
             print(
                 f"{oracle:11}  {proof.mutation:42}  explore: {texts.get('explore', '-')}"
@@ -150,7 +152,9 @@ def main() -> int:
     oracles = args.oracles or list(PROOFS)
     unknown = set(oracles) - set(PROOFS)
     if unknown:
-        parser.error(f"no oracle is called {', '.join(sorted(unknown))}; there are {', '.join(PROOFS)}")
+        parser.error(
+            f"no oracle is called {', '.join(sorted(unknown))}; there are {', '.join(PROOFS)}"
+        )
     began = time.monotonic()
     mutated = [job for oracle in oracles for proof in PROOFS[oracle] for job in jobs_of(proof)]
     clean = [Job(job.command, job.words) for job in mutated]

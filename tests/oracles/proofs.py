@@ -1,0 +1,171 @@
+"""Which mutations prove which oracle: the one table of them.
+
+Each oracle has mutations (diffs of at most ten changed lines) that it must report under its own name:
+at least three in explored runs, at least one in stress.  `tests.oracles.check` runs all of them, and
+the clean model under the same scenarios and commands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+BUGS = ROOT / "tests" / "explore" / "bugs"
+MUTATIONS = ROOT / "tests" / "oracles" / "mutations"
+
+Words = tuple[str, ...]
+
+SMALL: Words = ("dirty-log", "-g", "-b", "8M", "-s", "2m", "-w", "50", "-i", "1")
+SMALL_ZAP: Words = (*SMALL, "--huge-split", "zap")
+SMALL_FAULT: Words = (*SMALL, "--huge-split", "fault")
+PAGES_4K: Words = ("dirty-log", "-g", "-b", "8M", "-w", "50", "-i", "1")
+# Every vCPU touches all memory, in the same order: they race for every table and every page.
+CROWDED: Words = ("dirty-log", "-g", "-o", "-v", "2", "-b", "32M", "-i", "1")
+TORTURE: Words = ("torture", "-v", "3", "--seconds", "3")
+# Roots are dropped and loaded all the time.
+SWITCHING: Words = (*TORTURE, "--root-switches", "4")
+# What vCPUs use is in their TLBs when the host takes it away.
+CACHED: Words = (*TORTURE, "-b", "64k")
+STEPS_4K: Words = (*TORTURE, "--root-switches", "0", "--zap-steps", "4k-2m-1g")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A mutation, the scenario in which exploring it is found, and how stress finds it."""
+
+    mutation: str
+    scenario: str = ""
+    stress: Words = ()
+
+
+PROOFS: dict[str, tuple[Proof, ...]] = {
+    "mapping": (
+        Proof("b18-slot-being-deleted-taken-for-hole", "slot-delete-fault", TORTURE),
+        Proof("range-of-the-first-memslot-only", "discard-two-slots"),
+        Proof("mapping-wrong-frame", "map-map-same", PAGES_4K),
+        Proof("mapping-notifier-without-flush", stress=TORTURE),
+        Proof("mapping-read-only-made-writable", "protect-write", TORTURE),
+    ),
+    "memory": (
+        Proof("memory-zeroed-again", "map-map-same", SMALL_ZAP),
+        Proof("memory-moved-before-unmapping", "notifier-write"),
+        Proof("memory-swapped-in-empty", "swap-in-swap-out", TORTURE),
+        Proof("memory-zap-tells-no-host", "swap-in-swap-out", TORTURE),
+    ),
+    "tlb": (
+        Proof("no-flush-in-notifier", "notifier-write"),
+        Proof("no-reload-request", "slot-delete-fault"),
+        Proof("tlb-flush-before-the-zap", "notifier-write"),
+        Proof("tlb-root-loaded-without-flush", "switch-fault", SWITCHING),
+        Proof("tlb-flush-keeps-structures", "promote-walker"),
+        Proof("tlb-table-replaced-without-flush", "promote-walker"),
+    ),
+    "dirty": (
+        Proof("split-children-without-dirty", "split-split", SMALL_FAULT),
+        Proof("bitmap-taken-after-protecting", "fast-fault-harvest"),
+        Proof("fast-fault-on-huge-logged-leaf", "huge-logged-write"),
+        Proof("no-flush-after-harvest", "walker-harvest-dirty"),
+        Proof("no-srcu-wait-when-logging-starts", "enable-fault"),
+        Proof("fast-fault-marks-nothing", "fast-fault-harvest"),
+        Proof("clear-without-mark", "map-harvest", PAGES_4K),
+        Proof("enable-protects-before-the-flag", "enable-fault"),
+        Proof("fast-fault-marks-before-cmpxchg", "fast-fault-harvest"),
+        Proof("flush-without-waiting", "walker-harvest-dirty"),
+        Proof("log-bit-by-plain-write", "write-write-bitmap"),
+        Proof("protect-gives-up-after-lost-race", "enable-unsplit"),
+        Proof("root-link-overwritten-at-its-free", "enable-put-before"),
+        Proof("dirty-lost-by-move", "notifier-write"),
+    ),
+    "frames": (
+        Proof("b09-slot-gone-before-its-mappings", "slot-delete-move"),
+        Proof("b19-notifier-skips-invalid-roots", "worker-notifier"),
+        Proof("frames-freed-before-the-notifier", "swap-in-swap-out", TORTURE),
+        Proof("frames-stale-check-skipped", "notifier-fault"),
+    ),
+    "lifetime": (
+        Proof("b07-table-freed-without-grace-period", "promote-execute"),
+        Proof("lifetime-fault-outside-rcu", "map-map-same"),
+        Proof("lifetime-fast-fault-outside-rcu", "fast-fault-harvest"),
+        Proof("lifetime-grace-period-before-removal", "promote-execute"),
+        Proof("lifetime-wild-frame", "map-map-same", PAGES_4K),
+        Proof("tlb-root-loaded-without-flush", stress=SWITCHING),
+    ),
+    "frozen": (
+        Proof("b37-leaf-mapped-over-frozen-entry", "promote-execute"),
+        Proof("frozen-entry-taken-for-empty", "drop-prefault"),
+        Proof("frozen-changed-by-the-ordinary-setter", "drop-read", SMALL_ZAP),
+        Proof("frozen-left-by-a-zap", "notifier-fault", TORTURE),
+        Proof("frozen-root-entries", "invalidate-fault"),
+    ),
+    "transitions": (
+        Proof("lost-dirty-by-plain-write", "map-map-same"),
+        Proof("harvest-clears-by-plain-write", "fast-fault-harvest-pml"),
+        Proof("transitions-ladder", "map-map-same", SMALL),
+        Proof("transitions-empty-entry-zapped", "invalidate-fault", TORTURE),
+        Proof("transitions-split-child-too-large", "split-split", SMALL_FAULT),
+    ),
+    "leaks": (
+        Proof("b12-zap-misses-what-reaches-beyond", "invalidate-partial"),
+        Proof("b16-fault-populates-defunct-root", "invalidate-fault"),
+        Proof("b17-iterator-skips-after-yield", "invalidate-top"),
+        Proof("table-linked-before-initialised", "split-split-faults"),
+        Proof("list-add-without-lock", "execute-execute"),
+        Proof("statistic-by-plain-write", "map-map-neighbour"),
+        Proof("table-lost-with-its-race", "map-map-same"),
+        Proof("leaks-statistics", "split-split", SMALL_FAULT),
+        Proof("leaks-lost-page", "map-map-same", PAGES_4K),
+        Proof("leaks-root-not-freed", "put-get", TORTURE),
+    ),
+    "roots": (
+        Proof("b08-reader-revives-dying-root", "put-get"),
+        Proof("b24-reader-works-on-invalid-root", "enable-put"),
+        Proof("b27-reference-given-back-twice", "worker-fault", TORTURE),
+        Proof("roots-reference-put-twice", "put-get", TORTURE),
+        Proof("roots-reference-by-plain-write", "put-put"),
+        Proof("roots-scheduled-again", "enable-invalidate"),
+        Proof("roots-reference-kept-by-a-walk", "invalidate-notifier", TORTURE),
+    ),
+    "locks": (
+        Proof("lock-dropped-too-early", "map-map-same", TORTURE),
+        Proof("srcu-wait-under-mmu-lock", "enable-fault"),
+        Proof("locks-not-taken", "map-map-same", SMALL),
+        Proof("locks-not-released", "walker-harvest", SMALL),
+        Proof("locks-freed-under-mmu-lock", "put-get", SWITCHING),
+        Proof("locks-memory-taken-under-mmu-lock", "put-get", SWITCHING),
+        Proof("locks-invalidated-without-write-lock", "invalidate-fault", TORTURE),
+    ),
+    "balance": (
+        Proof("b13-slots-change-within-invalidation", "slot-delete-notifier"),
+        Proof("balance-counted-twice", "notifier-fault", TORTURE),
+        Proof("balance-sequence-stays", "notifier-fault", TORTURE),
+        Proof("balance-one-unit-given-back", "notifier-fault", TORTURE),
+        Proof("balance-begun-for-each-slot", "discard-two-slots"),
+        Proof("balance-user-dropped-twice", "put-destroy", TORTURE),
+    ),
+    "progress": (
+        Proof("b39-sequence-cut-to-32-bits", "notifier-wrap"),
+        Proof("progress-yields-where-it-stands", "notifier-yield"),
+        Proof("progress-any-invalidation-counts", "notifier-fault", TORTURE),
+        Proof("progress-reload-forgotten", "invalidate-fault", TORTURE),
+        Proof("progress-passes-skipped", "invalidate-steps", STEPS_4K),
+        Proof("progress-leaf-without-its-permission", stress=TORTURE),
+    ),
+}
+
+
+def diff_of(mutation: str) -> Path:
+    """The mutation's diff, in whichever folder it lies."""
+    found = [folder / f"{mutation}.diff" for folder in (BUGS, MUTATIONS)]
+    (path,) = (path for path in found if path.is_file())
+    return path
+
+
+def found_by_exploring(folder: Path) -> dict[str, tuple[str, str]]:
+    """(scenario, oracle) of each diff of a folder that exploring finds; its first if several."""
+    found: dict[str, tuple[str, str]] = {}
+    for oracle, proofs in PROOFS.items():
+        for proof in proofs:
+            if proof.scenario and diff_of(proof.mutation).parent == folder:
+                found.setdefault(proof.mutation, (proof.scenario, oracle))
+    return found
