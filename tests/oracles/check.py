@@ -123,14 +123,13 @@ def report(results: dict[Job, Done], oracles: list[str]) -> int:
     wrong = 0
     for oracle in oracles:
         for proof in PROOFS[oracle]:
-            cells = [cell(oracle, job, results) for job in jobs_of(proof)]
-            texts = {
-                job.command: text for job, (text, _) in zip(jobs_of(proof), cells, strict=True)
-            }
-            wrong += sum(not right for _, right in cells)
+            texts = {"explore": "-", "stress": "-"}
+            for job in jobs_of(proof):
+                texts[job.command], right = cell(oracle, job, results)
+                wrong += not right
             print(
-                f"{oracle:11}  {proof.mutation:42}  explore: {texts.get('explore', '-')}"
-                f"  stress: {texts.get('stress', '-')}"
+                f"{oracle:11}  {proof.mutation:42}"
+                f"  explore: {texts['explore']}  stress: {texts['stress']}"
             )
     clean = [job for job in results if not job.mutation]
     for job in clean:
@@ -150,11 +149,8 @@ def main() -> int:
     parser.add_argument("-j", dest="at_once", type=int, default=os.cpu_count() or 1, metavar="N")
     args = parser.parse_args()
     oracles = args.oracles or list(PROOFS)
-    unknown = set(oracles) - set(PROOFS)
-    if unknown:
-        parser.error(
-            f"no oracle is called {', '.join(sorted(unknown))}; there are {', '.join(PROOFS)}"
-        )
+    for unknown in sorted(set(oracles) - set(PROOFS)):
+        parser.error(f"no oracle is called {unknown}; there are {', '.join(PROOFS)}")
     began = time.monotonic()
     mutated = [job for oracle in oracles for proof in PROOFS[oracle] for job in jobs_of(proof)]
     clean = [Job(job.command, job.words) for job in mutated]

@@ -1,8 +1,8 @@
 """Which mutations prove which oracle: the one table of them.
 
-Each oracle has mutations (diffs of at most ten changed lines) that it must report under its own name:
-at least three in explored runs, at least one in stress.  `tests.oracles.check` runs all of them, and
-the clean model under the same scenarios and commands.
+Each oracle has mutations (diffs of at most ten changed lines) that it must report under its own
+name: at least three in explored runs, at least one in stress.  `tests.oracles.check` runs all of
+them, and the clean model under the same scenarios and commands.
 """
 
 from __future__ import annotations
