@@ -45,7 +45,8 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("range-of-the-first-memslot-only", "discard-two-slots"),
         Proof("mapping-wrong-frame", "map-map-same", PAGES_4K),
         Proof("mapping-notifier-without-flush", stress=TORTURE),
-        Proof("mapping-read-only-made-writable", "protect-write", TORTURE),
+        Proof("mapping-stale-check-skipped", "notifier-fault"),
+        Proof("mapping-protected-page-written", "protect-write"),
     ),
     "memory": (
         Proof("memory-zeroed-again", "map-map-same", SMALL_ZAP),
@@ -80,8 +81,9 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
     "frames": (
         Proof("b09-slot-gone-before-its-mappings", "slot-delete-move"),
         Proof("b19-notifier-skips-invalid-roots", "worker-notifier"),
-        Proof("frames-freed-before-the-notifier", "swap-in-swap-out", TORTURE),
-        Proof("frames-stale-check-skipped", "notifier-fault"),
+        Proof("frames-freed-before-the-notifier", "protect-swap-out", TORTURE),
+        Proof("frames-moved-before-the-notifier", "notifier-write", TORTURE),
+        Proof("frames-one-taken-twice", stress=TORTURE),
     ),
     "lifetime": (
         Proof("b07-table-freed-without-grace-period", "promote-execute"),
@@ -122,8 +124,8 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("b24-reader-works-on-invalid-root", "enable-put"),
         Proof("b27-reference-given-back-twice", "worker-fault", TORTURE),
         Proof("roots-reference-put-twice", "put-get", TORTURE),
-        Proof("roots-reference-by-plain-write", "put-put"),
-        Proof("roots-scheduled-again", "enable-invalidate"),
+        Proof("roots-reference-by-plain-write", "put-get"),
+        Proof("roots-given-back-without-atomic", "put-put"),
         Proof("roots-reference-kept-by-a-walk", "invalidate-notifier", TORTURE),
     ),
     "locks": (
@@ -139,13 +141,13 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("b13-slots-change-within-invalidation", "slot-delete-notifier"),
         Proof("balance-counted-twice", "notifier-fault", TORTURE),
         Proof("balance-sequence-stays", "notifier-fault", TORTURE),
-        Proof("balance-one-unit-given-back", "notifier-fault", TORTURE),
+        Proof("balance-one-unit-given-back", "notifier-fault"),
         Proof("balance-begun-for-each-slot", "discard-two-slots"),
         Proof("balance-user-dropped-twice", "put-destroy", TORTURE),
     ),
     "progress": (
         Proof("b39-sequence-cut-to-32-bits", "notifier-wrap"),
-        Proof("progress-yields-where-it-stands", "notifier-yield"),
+        Proof("progress-yields-where-it-stands", "notifier-yield", TORTURE),
         Proof("progress-any-invalidation-counts", "notifier-fault", TORTURE),
         Proof("progress-reload-forgotten", "invalidate-fault", TORTURE),
         Proof("progress-passes-skipped", "invalidate-steps", STEPS_4K),
