@@ -32,6 +32,7 @@ class Job:
     command: str  # explore, stress
     words: tuple[str, ...]
     mutation: str = ""
+    keep_going: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def jobs_of(proof: Proof) -> list[Job]:
     """The runs that must report it."""
     jobs = []
     if proof.scenario:
-        jobs.append(Job("explore", (proof.scenario,), proof.mutation))
+        jobs.append(Job("explore", (proof.scenario,), proof.mutation, proof.keep_going))
     if proof.stress:
         jobs.append(Job("stress", proof.stress, proof.mutation))
     return jobs
@@ -61,6 +62,8 @@ def run(job: Job) -> Done:
         words += ["-j", "1", "--seconds", str(EXPLORE_S if job.mutation else CLEAN_S)]
     if job.mutation:
         words += ["--patch", str(diff_of(job.mutation))]
+    if job.keep_going:
+        words += ["--keep-going"]
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
