@@ -22,7 +22,7 @@ from tests.oracles.proofs import PROOFS, Proof, diff_of
 
 EXPLORE_S = 20
 CLEAN_S = 5
-RUN_TIMEOUT_S = 300
+RUN_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)

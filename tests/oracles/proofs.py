@@ -54,7 +54,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("mapping-protected-page-written", "protect-write"),
     ),
     "memory": (
-        Proof("memory-zeroed-again", "map-map-same", SMALL_ZAP),
+        Proof("memory-zeroed-again", stress=SMALL_ZAP),
         Proof("memory-moved-before-unmapping", "notifier-write"),
         Proof("memory-swapped-in-empty", "swap-in-swap-out", TORTURE),
         Proof("memory-zap-tells-no-host", "swap-in-swap-out", TORTURE),
