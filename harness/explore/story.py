@@ -25,7 +25,7 @@ from harness.oracles.locks import held_text
 from harness.oracles.verdict import audits, reported
 from mmu.machine import events
 from mmu.machine import layout as at
-from mmu.machine.conditions import CONDITIONS
+from mmu.machine.conditions import CONDITIONS, ROOT_CHAIN
 from mmu.machine.events import GO, STEP_LAST, STOP
 from mmu.machine.twin import interpreted
 from workloads.errors import RunFailed
@@ -163,7 +163,12 @@ class Teller:
                     " which is not what happened to it"
                 )
                 self._break("transitions", text, number)
+            self._break_if(self._owed.changed(number, a, b, c), number)
         elif events.EMIT <= kind < events.COST:
+            reference = kind - events.EMIT in (events.ROOT_GET, events.ROOT_PUT)
+            last = self._last.get(number)
+            if reference and b > 0 and last is not None and last.old != b:
+                self._break_if((ROOT_CHAIN, a, b, last.old), number)
             self._break_if(self._owed.event(number, kind - events.EMIT, a, b), number)
         return GO
 
