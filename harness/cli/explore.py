@@ -21,9 +21,9 @@ from harness.cli.common import (
     patch_of,
     write_json,
 )
-from harness.cli.speaker import Speaker
 from harness.cli.findings import store_findings
 from harness.cli.rebuild import explore_run
+from harness.cli.speaker import Speaker
 from harness.explore.explorer import Bounds, Result, compile_engine
 from harness.explore.judge import grade_of, outcome_text
 from harness.explore.load import load_scenario
@@ -58,9 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     """The scenario, a strategy, its bounds."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument(
-        "scenario", metavar="SCENARIO", nargs="?", help="a name, or FILE.py::NAME"
-    )
+    parser.add_argument("scenario", metavar="SCENARIO", nargs="?", help="a name, or FILE.py::NAME")
     parser.add_argument(
         "--from",
         dest="run",

@@ -180,6 +180,8 @@ def _play_text(program: Program) -> str:
 def _done_text(done: Done, finding: Finding) -> str:
     """`move host page 0x706, 145 us before`."""
     what = done.readings[0]
+    if done.guessed:
+        return f"{what} of any page (a guess)"
     if done.page >= 0:
         what += f" host page {done.page:#x}"
     if done.slot >= 0:

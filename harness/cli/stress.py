@@ -210,6 +210,8 @@ def _finish(
         say(f"VIOLATION {found['oracle']}: {found['message']}{who}")
     if document["violations"]:
         say(f"see it again: {document['violations'][0]['reproducer']}")
+        if any("ring" in run for run in runs):
+            say(f"look for it in small: tdprace explore --from {shlex.quote(str(folder.path))}")
         say(_how_often(args, document))
     folder.write(document)
     folder.write_text(store.TABLE_FILE, say.text)

@@ -39,9 +39,7 @@ def outcome_finding(world: World, values: tuple[int, ...], steps: Steps) -> Find
     return Finding("outcome", message, -1, steps)
 
 
-def audit_finding(
-    world: World, steps: Steps, oracles: Collection[str] = ()
-) -> Finding | None:
+def audit_finding(world: World, steps: Steps, oracles: Collection[str] = ()) -> Finding | None:
     """What the oracles' audits say about a VM at rest; with `oracles`, what these say."""
     vm = world.vm
     if vm is None:

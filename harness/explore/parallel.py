@@ -70,11 +70,10 @@ def explore(
     """Run all tasks to their ends; `look(result so far)` about 20 times a second.
 
     Everything ends when somebody finds something (with `stop_at_finding`), or the first task has
-    exhausted the scenario.  With `oracles`, only what these say is looked for.  Raises what a worker raised, or RunFailed if one died or hangs.
+    exhausted the scenario.  With `oracles`, only what these say is looked for.  Raises what a
+    worker raised, or RunFailed if one died or hangs.
     """
-    jobs = [
-        partial(_explore_task, scenario, task, stop_at_finding, oracles) for task in tasks
-    ]
+    jobs = [partial(_explore_task, scenario, task, stop_at_finding, oracles) for task in tasks]
     return _run_jobs(scenario, tasks[0].strategy, jobs, look)
 
 

@@ -17,13 +17,16 @@ from harness.rebuild.geometry import TABLE_BITS, Small
 from harness.rebuild.recover import SLOT_CHANGES, SWITCH, Done, last_before
 from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
 from workloads.scenarios.common import PAGES
-from workloads.scenarios.generated import OPTIONS, ROOT_ROLES, Part, Program
+from workloads.scenarios.generated import OPTIONS, ROOT_ROLES, Part, Program, Words
 
 ACTORS_MAX = 3  # besides a zap worker
 OPERATIONS_MAX = 3  # of one actor
 VCPUS_MAX = 2  # besides the one that noticed
 READINGS_MAX = 4  # of one choice of operations
 TOLD, MAPPED, FRESH = "as told", "all mapped before", "nothing mapped before"
+# What was before, and whether all pages are one: where no page is known, those that met may have
+# met on one, and the last operations of each do not show it.
+SET_UPS = ((TOLD, False), (FRESH, True), (MAPPED, False), (MAPPED, True), (FRESH, False))
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,16 @@ def _variants(
     size: int,
     probes: tuple[str, ...],
 ) -> Iterator[Candidate]:
-    """Every reading of the operations, on what was told to be mapped, on all mapped, on nothing."""
+    """Every reading of the operations on every set-up."""
     flat = [(name, each) for name, operations in chosen.items() for each in operations]
     readings = list(product(*(each.readings for _, each in flat)))[:READINGS_MAX]
-    for before in (TOLD, MAPPED, FRESH):
+    known = bool(finding.pages)
+    for before, together in [each for each in SET_UPS if not (known and each[1])]:
         for reading in readings:
             certain: dict[str, list[Done]] = {name: [] for name in chosen}
             for (name, each), what in zip(flat, reading, strict=True):
                 certain[name].append(replace(each, readings=(what,)))
-            builder = _Builder(finding, done, certain, before)
+            builder = _Builder(finding, done, certain, before, together=together)
             yield Candidate(builder.program(probes), builder.cast, size)
 
 
@@ -144,6 +148,8 @@ class _Builder:
         done: Mapping[str, Sequence[Done]],
         chosen: Mapping[str, Sequence[Done]],
         before: str,
+        *,
+        together: bool,
     ) -> None:
         self._finding = finding
         self._chosen = chosen
@@ -158,7 +164,8 @@ class _Builder:
         ]
         absent = creations[0] if creations and creations[0] == changed[0] else -1
         self._absent = absent
-        self._small = Small(finding.memory, [*finding.pages, *pages], changed, absent)
+        pages = [*finding.pages, *pages]
+        self._small = Small(finding.memory, pages, changed, absent, together=together)
         self._names = self._number_vcpus()
         self._changes = bool(changed) or any(each.readings[0] == SWITCH for each in everything)
         self.cast = {self._names[name]: (name, tuple(each)) for name, each in chosen.items()}
@@ -195,33 +202,40 @@ class _Builder:
             migrates=self._logged and "dirty" in self._finding.oracles,
         )
 
-    def _operations(self, name: str) -> tuple[tuple[Any, ...], ...]:
-        """An actor's operations in small numbers."""
-        small, found = self._small, []
-        role, away = 0, set()
+    def _operations(self, name: str) -> tuple[Words, ...]:
+        """An actor's operations in small numbers; a root's role and a memslot's place alternate."""
+        found: list[Words] = []
+        role = 0
+        away: set[int] = set()
         for done in self._chosen[name]:
             what = done.readings[0]
             if what == SWITCH:
                 role = 1 - role
                 found.append((what, ROOT_ROLES[role]))
-            elif what in ("create slot", "delete slot", "move slot"):
-                slot = small.slot(self._slot_of(done))
-                base = small.base(slot)
-                if what == "move slot":
-                    away ^= {slot}
-                    base += PAGES if slot in away else 0
-                found.append((what, slot) if what == "delete slot" else (what, slot, base))
+            elif what == "move slot":
+                away ^= {self._slot_of(done)}
+                found.append(self._slot_change(done, PAGES if self._slot_of(done) in away else 0))
+            elif what in SLOT_CHANGES:
+                found.append(self._slot_change(done, 0))
             elif what in ("log", "stop logging"):
-                found.append((what, small.slot(done.slot)))
+                found.append((what, self._small.slot(done.slot)))
             elif what == "harvest":
                 found.append((what,))
             elif what == "discard":
-                found.append((what, small.page(done.page), small.page(done.page) + 1))
+                page = self._small.page(done.page)
+                found.append((what, page, page + 1))
             else:
-                found.append((what, small.page(done.page)))
+                found.append((what, self._small.page(done.page)))
         return tuple(found)
 
-    def _set_up(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    def _slot_change(self, done: Done, distance: int) -> Words:
+        """A memslot goes, or comes to `distance` from its home."""
+        what, slot = done.readings[0], self._small.slot(self._slot_of(done))
+        if what == "delete slot":
+            return (what, slot)
+        return (what, slot, self._small.base(slot) + distance)
+
+    def _set_up(self) -> Iterator[tuple[str, Words]]:
         """Who had mapped what: vCPUs what they access, the first one what nobody accesses."""
         if self._before != FRESH:
             yield from self._mapped()
@@ -231,7 +245,7 @@ class _Builder:
                 yield from self._mapped()
             yield VMM, ("harvest",)
 
-    def _mapped(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    def _mapped(self) -> Iterator[tuple[str, Words]]:
         seen = set()
         told = self._before == TOLD
         for name, operations in self._chosen.items():

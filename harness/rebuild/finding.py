@@ -13,7 +13,7 @@ from harness.explore.reproducer import Patch
 from harness.report import store
 from workloads.errors import UsageError
 
-_GFN = re.compile(r"\bgfn (0x[0-9a-f]+)")
+GFN = re.compile(r"\bgfn (0x[0-9a-f]+)")
 _HOST_PAGE = re.compile(r"\bhost page (0x[0-9a-f]+)")
 
 Record = Mapping[str, Any]
@@ -153,6 +153,6 @@ def _memory(vm: Mapping[str, Any]) -> Memory:
 def _pages(messages: list[str], memory: Memory) -> tuple[int, ...]:
     found = []
     for message in messages:
-        found += [memory.page_of(int(text, 16)) for text in _GFN.findall(message)]
+        found += [memory.page_of(int(text, 16)) for text in GFN.findall(message)]
         found += [int(text, 16) for text in _HOST_PAGE.findall(message)]
     return tuple(dict.fromkeys(page for page in found if 0 <= page < memory.pages))

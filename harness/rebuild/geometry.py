@@ -19,24 +19,33 @@ SMALL_TABLE_BITS = 1
 class Small:
     """Small numbers for the pages and memslots that a candidate names.
 
+    `together`: all pages are one, for a finding that says nothing of pages.
+
     Attributes:
         slots: how many memslots the small VM has.
     """
 
     def __init__(
-        self, memory: Memory, pages: Sequence[int], slots: Iterable[int], absent: int = -1
+        self,
+        memory: Memory,
+        pages: Sequence[int],
+        slots: Iterable[int],
+        absent: int = -1,
+        *,
+        together: bool = False,
     ) -> None:
         self._memory = memory
         self._pages: dict[int, int] = {}
         named = [memory.slot_of(page) for page in pages] + list(slots)
-        order = [each for each in dict.fromkeys(named) if each != absent][: SLOTS_MAX]
+        order = [each for each in dict.fromkeys(named) if each != absent][:SLOTS_MAX]
         if absent >= 0:
             # A memslot that is nowhere at first is the last one.
             order = [*order[: SLOTS_MAX - 1], absent]
         self._slots = {slot: number for number, slot in enumerate(order or [0])}
         self.slots = len(self._slots)
         for page in dict.fromkeys(pages):
-            self._pages[page] = self._place(page)
+            one = together and bool(self._pages)
+            self._pages[page] = self._pages[pages[0]] if one else self._place(page)
 
     def slot(self, slot: int) -> int:
         """Small number of a memslot; those that did not fit are the first one."""
@@ -49,10 +58,6 @@ class Small:
     def page(self, page: int) -> int:
         """Small number of a host page, which is its gfn too."""
         return self._pages[page]
-
-    def huge(self, page: int) -> int:
-        """First small page of the huge page that holds it."""
-        return self._pages[page] & ~1
 
     def _place(self, page: int) -> int:
         """The best small page that is free, the one most like it if none is."""

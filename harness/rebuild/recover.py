@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from harness.rebuild.finding import Finding, Memory, Record
+from harness.rebuild.finding import GFN, Finding, Memory, Record
 from mmu.host.frames import MAPPING_RWX
 from mmu.machine.layout import SLOT_INVALID, SLOT_PRESENT
 from mmu.memslots import STATE_MASK
@@ -19,6 +19,7 @@ from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
 from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
 
 ACCESSES = {ACCESS_READ: "read", ACCESS_WRITE: "write", ACCESS_EXECUTE: "execute"}
+ANY_ACCESS = ("write", "read", "execute")
 SWITCH = "switch root"
 SLOT_CHANGES = ("create slot", "delete slot", "move slot")
 WHOLE_VM = (*SLOT_CHANGES, SWITCH, "log", "stop logging", "harvest")
@@ -32,11 +33,12 @@ class Done:
     """An operation, as an actor's events tell of it.
 
     Attributes:
-        ns: when it was seen at work, from the violation.
+        ns: when it was first seen at work, from the violation.
         readings: what it may have been, the likeliest first; names of `OPERATIONS`.
         page, slot: what it was about, -1: nothing, or not known.
         faulted: a guest access that needed a fault.
         ended: seen to its end; else the run ended in the midst of it.
+        guessed: nothing tells of it but that its actor did something.
     """
 
     ns: int
@@ -46,6 +48,7 @@ class Done:
     slot: int = -1
     faulted: bool = False
     ended: bool = True
+    guessed: bool = False
 
     @property
     def of_whole_vm(self) -> bool:
@@ -82,29 +85,46 @@ def _of_vcpu(
     found: list[Done] = []
     put = False
     since = records[0]["ns"]
+    broke: int | None = None  # when a rule was broken by an operation that is not known yet
     for record in records:
         do, ns = record["do"], record["ns"]
-        if do in ("page_fault", "guest_access") and record["b"] in ACCESSES:
+        if do == "VIOLATION":
+            page = _page_in(record["text"], memory)
+            if page >= 0:
+                _add_access(found, Done(ns, name, ANY_ACCESS, page, ended=False))
+            else:
+                broke = ns
+        elif do in ("page_fault", "guest_access") and record["b"] in ACCESSES:
+            began, broke = (ns if broke is None else broke), None
+            reading = (ACCESSES[record["b"]],)
             page = memory.page_of(record["a"])
-            done = Done(ns, name, (ACCESSES[record["b"]],), page, faulted=do == "page_fault")
-            _add_access(found, replace(done, ended=do == "guest_access"))
-        elif do == "VIOLATION" and " gfn 0x" in f" {record['text']}":
-            gfn = int(record["text"].partition("gfn ")[2].split()[0].strip(":,"), 16)
-            known = tuple(ACCESSES.values()) if memory.page_of(gfn) >= 0 else ()
-            if known:
-                readings = ("write", "read", "execute")
-                done = Done(ns, name, readings, memory.page_of(gfn), ended=False)
-                _add_access(found, done)
+            fault = do == "page_fault"
+            _add_access(found, Done(began, name, reading, page, faulted=fault, ended=not fault))
         elif do == "root_put":
             put = True
         elif do == "root_get":
-            asked = any(since <= moment <= ns for moment in invalidations)
-            if put and not asked:
-                found.append(Done(ns, name, (SWITCH,)))
+            if put and not _asked(invalidations, since, ns):
+                found.append(Done(ns if broke is None else broke, name, (SWITCH,)))
+                broke = None
             put, since = False, ns
-    if put and not any(since <= moment for moment in invalidations):
+    if put and not _asked(invalidations, since, records[-1]["ns"]):
         found.append(Done(records[-1]["ns"], name, (SWITCH,), ended=False))
+    elif broke is not None or not found:
+        # Its first fault, or the one that broke a rule, did not end: any page will do.
+        ns = records[-1]["ns"] if broke is None else broke
+        found.append(Done(ns, name, ANY_ACCESS, 0, faulted=True, ended=False, guessed=True))
     return found
+
+
+def _asked(invalidations: Sequence[int], since: int, until: int) -> bool:
+    """Whether a vCPU that has had its root `since` then had to load another one."""
+    return any(since <= moment <= until for moment in invalidations)
+
+
+def _page_in(text: str, memory: Memory) -> int:
+    """The page whose gfn a message names first, -1: none."""
+    match = GFN.search(text)
+    return -1 if match is None else memory.page_of(int(match[1], 16))
 
 
 def _add_access(found: list[Done], done: Done) -> None:
@@ -173,7 +193,7 @@ def _host_operation(name: str, part: Sequence[Record], finding: Finding) -> Done
         readings = ("swap out", "move", "write-protect")
     else:
         readings = ("write-protect",)
-    return Done(part[-1]["ns"], name, readings, int(first))
+    return Done(part[0]["ns"], name, readings, int(first))
 
 
 def _moved_or_swapped(part: Sequence[Record]) -> tuple[str, ...]:
@@ -222,8 +242,8 @@ def _add_slot_change(found: list[Done], name: str, ns: int, slot: int, place: in
     if state == SLOT_INVALID:
         found.append(Done(ns, name, ("delete slot", "move slot"), slot=slot, ended=False))
         return
-    if begun:
-        found.pop()
+    if last is not None and begun:
+        ns = found.pop().ns
         reading = "move slot" if state == SLOT_PRESENT else "delete slot"
     else:
         # Its beginning lies before the ring's.

@@ -84,7 +84,9 @@ class Program:
         return {
             "vm": dict(self.options),
             "before": [[name, *words] for name, words in self.before],
-            "actors": {part.name: [list(words) for words in part.operations] for part in self.parts},
+            "actors": {
+                part.name: [list(words) for words in part.operations] for part in self.parts
+            },
             "probes": list(self.probes),
             "migrates": self.migrates,
         }
