@@ -123,9 +123,10 @@ def _broken_run(document: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
             f"{folder}: the run ended {document.get('outcome')}, without a violation: there is"
             " nothing to look for"
         )
-    for run in document.get("runs", [document]):
+    runs: list[Mapping[str, Any]] = document.get("runs", [document])
+    for run in runs:
         if run["violations"]:
-            return run  # type: ignore[no-any-return] # JSON
+            return run
     raise UsageError(f"{folder}: no variant of the run has the violation")
 
 
