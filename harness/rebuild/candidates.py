@@ -158,14 +158,12 @@ class _Builder:
         everything = [each for operations in chosen.values() for each in operations]
         pages = [each.page for each in everything if each.page >= 0]
         pages += list(finding.pages[:1]) or [0]
-        changed = [self._slot_of(each) for each in everything if each.readings[0] in SLOT_CHANGES]
-        creations = [
-            self._slot_of(each) for each in everything if each.readings[0] == "create slot"
-        ]
-        absent = creations[0] if creations and creations[0] == changed[0] else -1
-        self._absent = absent
+        changes = [each for each in chosen.get(VMM, ()) if each.readings[0] in SLOT_CHANGES]
+        changed = [self._slot_of(each) for each in changes]
+        self._absent = self._absent_slot(changes)
+        self._illegal = self._illegal_changes(changes)
         pages = [*finding.pages, *pages]
-        self._small = Small(finding.memory, pages, changed, absent, together=together)
+        self._small = Small(finding.memory, pages, changed, self._absent, together=together)
         self._names = self._number_vcpus()
         self._changes = bool(changed) or any(each.readings[0] == SWITCH for each in everything)
         self.cast = {self._names[name]: (name, tuple(each)) for name, each in chosen.items()}
@@ -175,6 +173,25 @@ class _Builder:
         if done.slot >= 0:
             return done.slot
         return self._finding.memory.slot_of(self._finding.pages[0]) if self._finding.pages else 0
+
+    def _absent_slot(self, changes: Sequence[Done]) -> int:
+        """The memslot that is nowhere at first, since it is created before all else; -1: none."""
+        firsts = {self._slot_of(each): each for each in reversed(changes)}
+        absent = [slot for slot, each in firsts.items() if each.readings[0] == "create slot"]
+        return absent[0] if absent else -1
+
+    def _illegal_changes(self, changes: Sequence[Done]) -> set[int]:
+        """Changes (by id) that KVM refuses: creating what is there, changing what is not."""
+        there: dict[int, bool] = {}
+        illegal = set()
+        for each in changes:
+            slot, what = self._slot_of(each), each.readings[0]
+            before = there.get(slot, slot != self._absent)
+            if before == (what == "create slot"):
+                illegal.add(id(each))
+            else:
+                there[slot] = what != "delete slot"
+        return illegal
 
     def _number_vcpus(self) -> dict[str, str]:
         vcpus = [name for name in self._chosen if name.startswith(VCPU)]
@@ -209,6 +226,8 @@ class _Builder:
         away: set[int] = set()
         for done in self._chosen[name]:
             what = done.readings[0]
+            if id(done) in self._illegal:
+                continue
             if what == SWITCH:
                 role = 1 - role
                 found.append((what, ROOT_ROLES[role]))

@@ -82,6 +82,29 @@ def test_a_worker_where_roots_are_left_to_one(tmp_path):
     assert all(p.options["absent_slots"] == 1 for p in created)
 
 
+def test_memslots_are_changed_only_as_kvm_allows(tmp_path):
+    def place(ns, slot, state):
+        word = gfn(3072) << STATE_BITS | state
+        return row(ns, "vmm", "store_release", 50, word, name=f"slot {slot}: place")
+
+    slot = []
+    for ns, number in ((-900, 2), (-800, 1), (-700, 2)):
+        slot += [place(ns, number, SLOT_INVALID), place(ns + 20, number, SLOT_ABSENT)]
+        slot.append(place(ns + 50, number, SLOT_PRESENT))
+    rows = sorted(stale_access(*slot), key=lambda each: each["ns"])
+    seen = set()
+    for program in programs(tmp_path, rows, violation("mapping", STALE, "vcpu 1")):
+        slots = program.options["slots"]
+        there = [number < slots - program.options["absent_slots"] for number in range(slots)]
+        for part in program.parts:
+            for what, *operands in part.operations:
+                if what in ("create slot", "delete slot", "move slot"):
+                    assert there[operands[0]] == (what != "create slot"), program
+                    there[operands[0]] = what != "delete slot"
+                    seen.add(what)
+    assert {"create slot", "delete slot"} <= seen
+
+
 def test_a_zap_worker_that_noticed_is_there(tmp_path):
     text = f"gfn {gfn(700):#x}: frame 0x5 was marked dirty or accessed"
     rows = [
