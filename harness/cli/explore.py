@@ -22,7 +22,6 @@ from harness.cli.common import (
     write_json,
 )
 from harness.cli.findings import store_findings
-from harness.cli.rebuild import explore_run
 from harness.cli.speaker import Speaker
 from harness.explore.explorer import Bounds, Result, compile_engine
 from harness.explore.judge import grade_of, outcome_text
@@ -133,6 +132,9 @@ def run(args: argparse.Namespace) -> int:
     """Explore, print the outcome, store the run; the exit status."""
     _refuse_unused(args)
     if args.run is not None:
+        # Only here: what is imported is compiled, and a scenario with a name needs less.
+        from harness.cli.rebuild import explore_run
+
         return explore_run(args, SECONDS_DEFAULT)
     enter_patched_tree(args)
     scenario = load_scenario(args.scenario)

@@ -13,7 +13,6 @@ from typing import Any
 
 from workloads.errors import UsageError
 from workloads.scenario import Scenario
-from workloads.scenarios.generated import read_program
 from workloads.scenarios.registry import SCENARIOS, load
 
 
@@ -22,6 +21,9 @@ def load_scenario(
 ) -> Scenario:
     """The scenario that `reference` names, or that a program is; UsageError if there is none."""
     if program is not None:
+        # Only here: what is imported is compiled, and other scenarios do not need its kernels.
+        from workloads.scenarios.generated import read_program
+
         return read_program(program, where).scenario()
     if "::" in reference:
         file, _, name = reference.rpartition("::")
