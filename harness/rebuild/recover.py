@@ -181,6 +181,7 @@ def _host_operation(name: str, part: Sequence[Record], finding: Finding) -> Done
     """What was done to the pages of the invalidation that `part` ends with."""
     first, end = part[-1]["a"], part[-1]["b"]
     freed = any(record["do"] == "frame_free" for record in part)
+    told = any(record["do"] == "frame_free" for record in finding.records)
     huge = finding.vm["backing_level"] > 1
     readings: tuple[str, ...]
     if end - first > 1:
@@ -189,7 +190,7 @@ def _host_operation(name: str, part: Sequence[Record], finding: Finding) -> Done
             readings = ("discard",)
     elif freed:
         readings = _moved_or_swapped(part)
-    elif part[-1]["do"] == "begun":
+    elif part[-1]["do"] == "begun" or not told:
         readings = ("swap out", "move", "write-protect")
     else:
         readings = ("write-protect",)

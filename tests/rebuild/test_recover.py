@@ -111,6 +111,12 @@ def test_what_the_host_did(recovered):
     ]
 
 
+def test_where_no_freed_frame_is_told_the_host_may_have_done_anything(recovered):
+    rows = [row(-86, "host", "invalidate_range_end", 5, 6, 1)]
+    (done,) = recovered(rows)["host"]
+    assert done.readings == ("swap out", "move", "write-protect")
+
+
 def test_what_the_monitor_did(recovered):
     def place(ns, slot, state, first):
         value = gfn(first) << STATE_BITS | state
