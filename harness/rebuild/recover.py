@@ -209,30 +209,39 @@ def _moved_or_swapped(part: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _of_vmm(name: str, records: Sequence[Record]) -> list[Done]:
-    """Memslot changes, from the memslot's words or at least from what they invalidate; harvests."""
+    """Memslot changes, or at least what they invalidate; logging switched on and off; harvests."""
     found: list[Done] = []
-    steps = any(_slot_word(record) for record in records)
-    for record in records:
+    # Tracepoints if there are any, else steps on the memslots' words: not both.
+    changes = {number: change for number, r in enumerate(records) if (change := _told_change(r))}
+    changes = changes or {
+        number: change for number, r in enumerate(records) if (change := _seen_change(r))
+    }
+    placed = any(word == "place" for _, word, _ in changes.values())
+    for number, record in enumerate(records):
         do, ns = record["do"], record["ns"]
-        word = _slot_word(record)
-        if word is not None and word[1] == "logged":
-            reading = "log" if record["b"] else "stop logging"
-            found.append(Done(ns, name, (reading,), slot=int(word[0])))
-        elif word is not None:
-            _add_slot_change(found, name, ns, int(word[0]), record["b"])
-        elif do == "zap_all_fast" and not steps:
+        if number in changes:
+            slot, word, value = changes[number]
+            if word == "place":
+                _add_slot_change(found, name, ns, slot, value)
+            else:
+                found.append(Done(ns, name, ("log" if value else "stop logging",), slot=slot))
+        elif do == "zap_all_fast" and not placed:
             found.append(Done(ns, name, ("delete slot", "move slot")))
         elif do == "dirty_log_returned" and not (found and found[-1].readings == ("harvest",)):
             found.append(Done(ns, name, ("harvest",), slot=int(record["c"])))
     return found
 
 
-def _slot_word(record: Record) -> tuple[str, str] | None:
-    """(number, word) if the record is a change of a memslot."""
-    if record["do"] not in _STORES:
-        return None
-    match = _SLOT_WORD.match(record.get("name", ""))
-    return None if match is None else (match[1], match[2])
+def _told_change(record: Record) -> tuple[int, str, int] | None:
+    """(memslot, word, value) of a tracepoint that tells of a memslot's change."""
+    word = {"memslot_changed": "place", "dirty_log_changed": "logged"}.get(record["do"])
+    return None if word is None else (record["a"], word, record["b"])
+
+
+def _seen_change(record: Record) -> tuple[int, str, int] | None:
+    """The same of a step on a memslot's word."""
+    match = _SLOT_WORD.match(record.get("name", "")) if record["do"] in _STORES else None
+    return None if match is None else (int(match[1]), match[2], record["b"])
 
 
 def _add_slot_change(found: list[Done], name: str, ns: int, slot: int, place: int) -> None:

@@ -111,6 +111,19 @@ def test_what_the_host_did(recovered):
     ]
 
 
+@pytest.mark.parametrize("event", [True, False])
+def test_logging_switched_on_and_off(recovered, event):
+    def changed(ns, on):
+        if event:
+            return {**row(ns, "vmm", "zap_all_fast"), "do": "dirty_log_changed", "a": 1, "b": on}
+        return row(ns, "vmm", "store_release", 50, on, name="slot 1: logged")
+
+    rows = [changed(-90, 1), row(-80, "vmm", "zap_all_fast"), changed(-70, 0)]
+    done = recovered(rows)["vmm"]
+    assert [each.readings[0] for each in done] == ["log", "delete slot", "stop logging"]
+    assert [each.slot for each in done] == [1, -1, 1]
+
+
 def test_where_no_freed_frame_is_told_the_host_may_have_done_anything(recovered):
     rows = [row(-86, "host", "invalidate_range_end", 5, 6, 1)]
     (done,) = recovered(rows)["host"]
@@ -141,5 +154,13 @@ def test_what_the_monitor_did(recovered):
         (("harvest",), 0, True),
         (("delete slot", "move slot"), 1, False),
     ]
+    # Where tracepoints tell the same, steps besides them say nothing more.
+    told_too = []
+    for each in rows:
+        if "name" in each:
+            event = {**each, "do": "memslot_changed", "a": int(each["name"][5]), "name": ""}
+            told_too.append(event)
+        told_too.append(each)
+    assert recovered(told_too)["vmm"] == done
     without = recovered([each for each in rows if "name" not in each])["vmm"]
     assert [each.readings for each in without] == [("delete slot", "move slot"), ("harvest",)]
