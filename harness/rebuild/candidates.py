@@ -17,7 +17,7 @@ from harness.rebuild.geometry import TABLE_BITS, Small
 from harness.rebuild.recover import SLOT_CHANGES, SWITCH, Done, last_before
 from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
 from workloads.scenarios.common import PAGES
-from workloads.scenarios.generated import OPTIONS, ROOT_ROLES, Part, Program, Words
+from workloads.scenarios.generated import LEVELS, OPTIONS, Part, Program, Words
 
 ACTORS_MAX = 3  # besides a zap worker
 OPERATIONS_MAX = 3  # of one actor
@@ -220,17 +220,17 @@ class _Builder:
         )
 
     def _operations(self, name: str) -> tuple[Words, ...]:
-        """An actor's operations in small numbers; a root's role and a memslot's place alternate."""
+        """An actor's operations in small numbers; address spaces and memslots' places alternate."""
         found: list[Words] = []
-        role = 0
+        space = 0
         away: set[int] = set()
         for done in self._chosen[name]:
             what = done.readings[0]
             if id(done) in self._illegal:
                 continue
             if what == SWITCH:
-                role = 1 - role
-                found.append((what, ROOT_ROLES[role]))
+                space = 1 - space
+                found.append((what, space))
             elif what == "move slot":
                 away ^= {self._slot_of(done)}
                 found.append(self._slot_change(done, PAGES if self._slot_of(done) in away else 0))
@@ -295,5 +295,6 @@ class _Builder:
         options["backing_level"] = min(vm["backing_level"], 2)
         options["slots"] = self._small.slots
         options["absent_slots"] = int(self._absent >= 0)
-        options["levels_max"] = 0
+        moves = any(each.readings[0] == "move slot" for each in self._chosen.get(VMM, ()))
+        options["levels"] = LEVELS + moves
         return options

@@ -26,7 +26,7 @@ LOOP = {
     MUTATIONS / "balance-counted-twice.diff": "balance",
     MUTATIONS / "frames-freed-before-the-notifier.diff": "frames",
     MUTATIONS / "roots-reference-put-twice.diff": "roots",
-    BUGS / "statistic-by-plain-write.diff": "leaks",
+    BUGS / "lock-dropped-too-early.diff": "locks",
 }
 
 BALANCE = "-1 invalidations are in progress"

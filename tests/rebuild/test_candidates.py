@@ -91,18 +91,23 @@ def test_memslots_are_changed_only_as_kvm_allows(tmp_path):
     for ns, number in ((-900, 2), (-800, 1), (-700, 2)):
         slot += [place(ns, number, SLOT_INVALID), place(ns + 20, number, SLOT_ABSENT)]
         slot.append(place(ns + 50, number, SLOT_PRESENT))
+    slot += [place(-640, 1, SLOT_INVALID), place(-630, 1, SLOT_PRESENT)]
     rows = sorted(stale_access(*slot), key=lambda each: each["ns"])
     seen = set()
+    levels = set()
     for program in programs(tmp_path, rows, violation("mapping", STALE, "vcpu 1")):
         slots = program.options["slots"]
         there = [number < slots - program.options["absent_slots"] for number in range(slots)]
         for part in program.parts:
             for what, *operands in part.operations:
+                if what == "move slot":
+                    levels.add(program.options["levels"])
                 if what in ("create slot", "delete slot", "move slot"):
                     assert there[operands[0]] == (what != "create slot"), program
                     there[operands[0]] = what != "delete slot"
                     seen.add(what)
-    assert {"create slot", "delete slot"} <= seen
+    assert seen == {"create slot", "delete slot", "move slot"}
+    assert levels == {4}
 
 
 def test_a_zap_worker_that_noticed_is_there(tmp_path):

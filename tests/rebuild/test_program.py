@@ -30,9 +30,14 @@ CLEAN = {
     "write, move": Program((WRITES, Part("host", (("move", 0),))), WROTE),
     "write, delete": Program((WRITES, Part(VMM, (("delete slot", 0),)), WORKER), WROTE, BY_WORKER),
     "switch": Program(
-        (Part("vcpu 0", (("switch root", 11), ("write", 0))), WORKER), WROTE, BY_WORKER
+        (Part("vcpu 0", (("switch root", 1), ("write", 0))), WORKER), WROTE, BY_WORKER
     ),
     "nothing for the worker": Program((WRITES, WORKER), WROTE, BY_WORKER),
+    "write, move slot": Program(
+        (WRITES, Part(VMM, (("move slot", 0, 8),)), Part("host", (("move", 0),)), WORKER),
+        WROTE,
+        {**BY_WORKER, "levels": 4},
+    ),
     "migration": Program(
         (WRITES, Part(VMM, (("harvest",),))), ((VMM, ("log", 0)), *WROTE), migrates=True
     ),
@@ -83,7 +88,7 @@ def test_the_host_does_what_it_is_told(operation, mapped):
 
 
 def test_memslots_come_and_go():
-    options = {"slots": 3, "absent_slots": 1, **BY_WORKER}
+    options = {"slots": 3, "absent_slots": 1, "levels": 4, **BY_WORKER}
 
     def state_of(*operations):
         program = Program((Part("vcpu 0", ()), Part(VMM, operations), WORKER), (), options)
@@ -125,9 +130,9 @@ GOOD = CLEAN["write, delete"].document()
         (("actors",), [], "needs `vm` and `actors`"),
         (("actors",), {"host": []}, "actors are vcpu 0, vcpu 1"),
         (("actors", "vcpu 2"), [], "actors are vcpu 0, vcpu 1"),
-        (("actors", "vcpu 0"), [["write", 16]], "no such gfn"),
+        (("actors", "vcpu 0"), [["write", 8]], "no such gfn"),
         (("actors", "vcpu 0"), [["write", 0]] * 9, "at most 8 operations"),
-        (("actors", "vcpu 0"), [["switch root", 4]], "no such role"),
+        (("actors", "vcpu 0"), [["switch root", 4]], "no such space"),
         (("actors", "vcpu 0"), [["swap out", 0]], "vcpu 0 cannot do ['swap out', 0]"),
         (("actors", "vmm"), [["delete slot", 1]], "no such slot"),
         (("actors", "vmm"), [["delete slot"]], "vmm cannot do"),

@@ -10,6 +10,7 @@ from mmu.machine.events import PROBE_CMPXCHG, PROBE_CONTEND, PROBE_RETRY
 from mmu.machine.layout import C_WORKLOAD
 from mmu.policy import FLUSH, HUGE_SPLIT, ROOT_LIFE, ZAP_BY, ZAP_STEPS
 from mmu.vm import Vm
+from workloads.actors.turmoil import OTHER_SPACE
 from workloads.errors import UsageError
 from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
 from workloads.scenario import ACTORS_MAX, Actor, Scenario
@@ -42,13 +43,12 @@ OPTIONS: Final[Mapping[str, Sequence[Any]]] = {
     "zap_steps": tuple(ZAP_STEPS),
     "slots": tuple(range(1, SLOTS_MAX + 1)),
     "absent_slots": (0, 1),
-    "levels_max": (0, 4),
+    # Four where a memslot moves: three levels do not reach its new place.
+    "levels": (3, 4),
 }
 SLOT_PAGES: Final = {1: (8,), 2: (4, 4), 3: (4, 2, 2)}
 LEVELS: Final = 3
-# Roles of roots: the VM's level, the same in the other address space, one level more.
-ROOT_ROLES: Final = (0, 1 << 3 | LEVELS, LEVELS + 1)
-_LIMITS: Final = {"gfn": 2 * PAGES, "page": PAGES, "end": PAGES + 1, "role": LEVELS + 1 | 1 << 3}
+_LIMITS: Final = {"gfn": 2 * PAGES, "page": PAGES, "end": PAGES + 1, "space": 2}
 
 Words = tuple[Any, ...]  # an operation: its name, then its operands
 
@@ -119,22 +119,24 @@ class Program:
         fill_caches(vm)
         numbers = {part.name: number for number, part in enumerate(self.parts)}
         for name, words in self.before:
-            prepare(vm.cpu(numbers[name]), *_numbers(words))
+            prepare(vm.cpu(numbers[name]), *_numbers(words, vm.config.levels))
         first = int(vm.words[C_WORKLOAD])
         for number, part in enumerate(self.parts):
             text = first + TEXT + number * TEXT_WORDS
             vm.words[text] = len(part.operations)
             for place, words in enumerate(part.operations):
                 at = text + 1 + place * OPERATION_WORDS
-                vm.words[at : at + OPERATION_WORDS] = _numbers(words)
+                vm.words[at : at + OPERATION_WORDS] = _numbers(words, vm.config.levels)
         served = any(part.role == ZAP_WORKER for part in self.parts)
         vm.words[first + AWAITED] = len(self.parts) - 1 if served else 0
 
 
-def _numbers(words: Words) -> tuple[int, int, int]:
-    """Code and operands as the kernel takes them."""
+def _numbers(words: Words, levels: int) -> tuple[int, int, int]:
+    """Code and operands as the kernel takes them; an address space becomes its root's role."""
     name, *operands = words
     a, b = (*operands, 0, 0)[:2]
+    if OPERATIONS[name].operands == ("space",):
+        a = OTHER_SPACE | levels if a else 0
     return OPERATIONS[name].code, a, b
 
 
@@ -189,9 +191,9 @@ def _operation(words: Any, actor: str, vm: Mapping[str, Any], where: str) -> Wor
         raise UsageError(f"{where}: {actor} cannot do {words!r}")
     for operand, value in zip(known.operands, words[1:], strict=True):
         limit = vm.get("slots", 1) if operand == "slot" else _LIMITS[operand]
-        roles = ROOT_ROLES if vm.get("levels_max") else ROOT_ROLES[:2]
-        fits = type(value) is int and 0 <= value < limit
-        if not fits or (operand == "role" and value not in roles):
+        if operand == "gfn" and vm.get("levels", LEVELS) == LEVELS:
+            limit = PAGES
+        if type(value) is not int or not 0 <= value < limit:
             raise UsageError(f"{where}: {actor} cannot do {words!r}: no such {operand}")
     return tuple(words)
 

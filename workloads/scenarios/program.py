@@ -56,7 +56,7 @@ TEXT_WORDS: Final = 1 + OPERATIONS_MAX * OPERATION_WORDS
 class Operation:
     """What can be asked for: its code, the role of those who can do it, what its operands are.
 
-    Operands are a `gfn` or host `page`, a memslot, or the role of a root.
+    Operands are a `gfn` or host `page`, a memslot, or the address space of a root (0 or 1).
     """
 
     code: int
@@ -68,7 +68,7 @@ OPERATIONS: Final = {
     "read": Operation(READ, VCPU, ("gfn",)),
     "write": Operation(WRITE, VCPU, ("gfn",)),
     "execute": Operation(EXECUTE, VCPU, ("gfn",)),
-    "switch root": Operation(SWITCH_ROOT, VCPU, ("role",)),
+    "switch root": Operation(SWITCH_ROOT, VCPU, ("space",)),
     "swap out": Operation(SWAP_OUT, HOST, ("page",)),
     "move": Operation(MOVE_PAGE, HOST, ("page",)),
     "write-protect": Operation(PROTECT, HOST, ("page",)),
