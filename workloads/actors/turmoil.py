@@ -58,23 +58,17 @@ def _worker_is_behind(cpu: Cpu) -> int:
 
 
 @kernel
-def change_role(cpu: Cpu, role: int) -> None:
-    """A guest changes its paging mode, or enters or leaves SMM: another root."""
-    vm_exit(cpu)
-    switch_root(cpu, role)
-    enter_guest(cpu)
-
-
-@kernel
-def _change_role_at_random(cpu: Cpu, levels: int) -> None:
-    """One of the roles that a guest of this VM may have."""
+def _change_role(cpu: Cpu, levels: int) -> None:
+    """The guest changes its paging mode, or enters or leaves SMM: another root."""
     which = draw_below(cpu, ROLES)
+    vm_exit(cpu)
     if which == 0:
-        change_role(cpu, 0)
+        switch_root(cpu, 0)
     elif which == 1:
-        change_role(cpu, levels + 1)
+        switch_root(cpu, levels + 1)
     else:
-        change_role(cpu, OTHER_SPACE | levels)
+        switch_root(cpu, OTHER_SPACE | levels)
+    enter_guest(cpu)
 
 
 @kernel
@@ -92,7 +86,7 @@ def guest_turn(cpu: Cpu, first: int, pages: int, levels: int, root_switches: int
         guest_access(cpu, first + draw_below(cpu, pages), access)
     wanted = root_switches > 0 and draw_below(cpu, root_switches) == 0
     if wanted and not _worker_is_behind(cpu) and not should_stop(cpu):
-        _change_role_at_random(cpu, levels)
+        _change_role(cpu, levels)
     if quiet_due(cpu):
         quiet_point(cpu)
     tally(cpu, WORK_DONE, 1)

@@ -9,8 +9,8 @@ from typing import Any, Final
 from mmu.machine.events import PROBE_CMPXCHG, PROBE_CONTEND, PROBE_RETRY
 from mmu.machine.layout import C_WORKLOAD
 from mmu.policy import FLUSH, HUGE_SPLIT, ROOT_LIFE, ZAP_BY, ZAP_STEPS
+from mmu.reload import LEVEL_MASK
 from mmu.vm import Vm
-from workloads.actors.turmoil import OTHER_SPACE
 from workloads.errors import UsageError
 from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
 from workloads.scenario import ACTORS_MAX, Actor, Scenario
@@ -48,6 +48,7 @@ OPTIONS: Final[Mapping[str, Sequence[Any]]] = {
 }
 SLOT_PAGES: Final = {1: (8,), 2: (4, 4), 3: (4, 2, 2)}
 LEVELS: Final = 3
+OTHER_SPACE: Final = LEVEL_MASK + 1  # of a root's role, above its level
 _LIMITS: Final = {"gfn": 2 * PAGES, "page": PAGES, "end": PAGES + 1, "space": 2}
 
 Words = tuple[Any, ...]  # an operation: its name, then its operands

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log
-from mmu.guest import vcpu_load, vcpu_put
+from mmu.entry import enter_guest
+from mmu.guest import vcpu_load, vcpu_put, vm_exit
 from mmu.host_changes import (
     collapse_huge_mapping,
     discard_pages,
@@ -27,10 +28,10 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import C_VCPUS, C_WORKLOAD, ZAP_QUEUED
 from mmu.machine.primitives import config, fetch_add, read_once, stopped
+from mmu.reload import switch_root
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
 from mmu.zap_worker import zap_worker_turn
-from workloads.actors.turmoil import change_role
 from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
 from workloads.scenarios.common import PAGES, harvest_and_copy, touch
 
@@ -95,7 +96,9 @@ def _guest_operation(cpu: Cpu, code: int, a: int) -> None:
     elif code == EXECUTE:
         touch(cpu, a, ACCESS_EXECUTE)
     elif code == SWITCH_ROOT:
-        change_role(cpu, a)
+        vm_exit(cpu)
+        switch_root(cpu, a)
+        enter_guest(cpu)
 
 
 @kernel
