@@ -8,7 +8,7 @@ one; where they differ, the story ends there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -68,10 +68,11 @@ class _Broken(Exception):  # noqa: N818 - no error: what the story is about
 
 
 class Teller:
-    """Follows one recording in one world, once."""
+    """Follows one recording in one world, once; with `oracles`, to what these say."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, oracles: Collection[str] = ()) -> None:
         self._world = world
+        self._oracles = oracles
         world.reset()
         self.story = Story()
         self._pending: dict[int, tuple[int, int, int, int]] = {}
@@ -184,8 +185,13 @@ class Teller:
 
     def _break(self, oracle: str, message: str, number: int) -> None:
         """End the story: the exception crosses from the actor's greenlet to ours."""
+        if not self._is_wanted(oracle):
+            return
         self._stopping = True
         self._hub.throw(_Broken(oracle, message, number))
+
+    def _is_wanted(self, oracle: str) -> bool:
+        return not self._oracles or oracle in self._oracles
 
     def _stop(self) -> None:
         """Drop everybody where they are: a loop that does not ask `stopped` would never end."""
@@ -292,7 +298,8 @@ class Teller:
         if world.vm is not None:
             names = [actor.name for actor in scenario.actors]
             for violation in [*reported(world.vm, names), *audits(world.vm)]:
-                raise _Broken(violation.oracle, violation.message, -1)
+                if self._is_wanted(violation.oracle):
+                    raise _Broken(violation.oracle, violation.message, -1)
 
     def _alone(self, kind: int, a: int, b: int, c: int) -> int:
         """What `finish` and `check` do: nobody else could make a step of theirs possible."""
@@ -306,7 +313,8 @@ class Teller:
                 raise _Broken("check", text, -1)
         elif kind >= events.WARN:
             oracle, sentence = CONDITIONS[kind - events.WARN]
-            raise _Broken(oracle, sentence.format(a=a, b=b, c=c), 0)
+            if self._is_wanted(oracle):
+                raise _Broken(oracle, sentence.format(a=a, b=b, c=c), 0)
         return GO
 
     def _judge_outcome(self) -> None:
