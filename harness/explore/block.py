@@ -50,7 +50,8 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_FAULT_A,
     H_FAULT_B,
     H_FAULT_C,
-    H_IGNORED,  # a bit for each kind of fault that is nobody's concern here (`fault_slot`)
+    H_IGNORED,  # a bit for each kind of fault that is nobody's concern here (`fault_bits`)
+    H_IGNORED_MORE,
     # Bounds and counters.
     H_STEPS_MAX,
     H_PREEMPTIONS_MAX,  # -1: no bound
@@ -62,7 +63,8 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_STEPS,
     H_DEEPEST,
     H_RESUME,  # Python was asked about the execution that has just ended
-    H_ANSWERED,  # what it needs not be asked again: bits ASK_*
+    H_ANSWERED,  # a bit for each kind of fault that it needs not be asked about again
+    H_ANSWERED_MORE,
     # The scenario.
     H_PROBES,
     H_ANSWERS,  # address of recorded (actor, answer) pairs, 0: none

@@ -9,7 +9,7 @@ from __future__ import annotations
 from harness.explore import block as at
 from harness.explore.block import A_KIND, A_OWN, ALONE, actor_at, lowest, word_now
 from harness.explore.coroutines import call_body, call_check
-from harness.explore.faults import fault_slot, note_fault
+from harness.explore.faults import is_among, note_fault
 from harness.explore.steps import guard_holds
 from harness.watch.words import get, put
 from mmu.machine.events import AGAIN, GO, STOP
@@ -50,7 +50,7 @@ def conclude(ctx: int) -> int:
         note_fault(ctx, _kind_of_deadlock(ctx, stuck), -1, stuck, 0, 0)
         question = _count_outcome(ctx, 1)
     fault = get(ctx, at.H_FAULT)
-    if fault != at.FAULT_NONE and get(ctx, at.H_ANSWERED) >> fault_slot(fault) & 1 == 0:
+    if fault != at.FAULT_NONE and is_among(ctx, at.H_ANSWERED, fault) == 0:
         question |= at.ASK_FAULT
     return question
 

@@ -16,7 +16,7 @@ import numpy as np
 from harness.explore import block as at
 from harness.explore.coroutines import Stacks, body_address, check_address
 from harness.explore.engine import enter_actor, explore_slice, on_call
-from harness.explore.faults import fault_slot, ignored_but
+from harness.explore.faults import fault_bits, ignored_but
 from harness.explore.judge import audit_finding, fault_finding, outcome_finding, refuse_fault
 from harness.explore.strategy import Strategy, load_strategy
 from harness.explore.trace import Finding, Step
@@ -214,7 +214,7 @@ class Explorer:
         self._seed = seed
         self._stop_at_finding = stop_at_finding
         self._oracles = oracles
-        self.engine.block[at.H_IGNORED] = ignored_but(oracles)
+        self.engine.block[at.H_IGNORED : at.H_IGNORED_MORE + 1] = ignored_but(oracles)
         self._began = 0.0
         self._reported = 0.0
         self._progress: Progress | None = None
@@ -328,7 +328,7 @@ class Explorer:
             fault_depth = min(depth, int(block[at.H_FAULT_DEPTH]))
             steps = self.engine.steps(fault_depth)
             found.append(fault_finding(self.world, block, steps))
-            block[at.H_ANSWERED] |= 1 << fault_slot(int(block[at.H_FAULT]))
+            block[at.H_ANSWERED : at.H_ANSWERED_MORE + 1] |= fault_bits(int(block[at.H_FAULT]))
         if question & at.ASK_OUTCOME and int(block[at.H_STATUS]) == at.STATUS_COMPLETE:
             words = self.world.words
             values = tuple(int(words[i]) for i in self.world.outcome_words())

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
+
 from harness.explore import block as at
 from harness.watch.words import get, put
 from mmu.machine.conditions import CONDITIONS
+from mmu.machine.cpu import Words
 from mmu.machine.events import WARN
 from mmu.machine.kernel import array_kernel, inlined_array_kernel
 
 SLOT_WARN = 16  # faults of the engine's own below, the model's conditions from here on
 
 
+SLOTS_A_WORD = 62  # two words hold a bit for each kind
+SLOT_WORDS = 2
+
+
 @inlined_array_kernel
-def fault_slot(fault: int) -> int:
-    """A bit number for each kind of fault: what Python has seen is not reported to it again."""
+def _slot(fault: int) -> int:
+    """A bit number for each kind of fault."""
     return fault - WARN + SLOT_WARN if fault >= WARN else fault
+
+
+@inlined_array_kernel
+def is_among(ctx: int, word: int, fault: int) -> int:
+    """Whether the fault's bit is set in the words from `word` on."""
+    slot = _slot(fault)
+    return get(ctx, word + slot // SLOTS_A_WORD) >> slot % SLOTS_A_WORD & 1
 
 
 @array_kernel
 def note_fault(ctx: int, fault: int, actor: int, a: int, b: int, c: int) -> None:
     """Keep what an execution breaks first, of what is looked for."""
-    ignored = get(ctx, at.H_IGNORED) >> fault_slot(fault) & 1
-    if get(ctx, at.H_FAULT) == at.FAULT_NONE and ignored == 0:
+    if get(ctx, at.H_FAULT) == at.FAULT_NONE and is_among(ctx, at.H_IGNORED, fault) == 0:
         put(ctx, at.H_FAULT, fault)
         put(ctx, at.H_FAULT_ACTOR, actor)
         put(ctx, at.H_FAULT_DEPTH, get(ctx, at.H_DEPTH))
@@ -39,15 +52,22 @@ def break_off(ctx: int, fault: int, actor: int, a: int, b: int) -> None:
     put(ctx, at.H_STATUS, at.STATUS_BROKEN)
 
 
-def ignored_but(oracles: Collection[str]) -> int:
+def fault_bits(*faults: int) -> Words:
+    """The words with the bits of these faults: what Python has seen is not reported to it again."""
+    words = np.zeros(SLOT_WORDS, np.int64)
+    for fault in faults:
+        slot = fault - WARN + SLOT_WARN if fault >= WARN else fault
+        words[slot // SLOTS_A_WORD] |= 1 << slot % SLOTS_A_WORD
+    return words
+
+
+def ignored_but(oracles: Collection[str]) -> Words:
     """Bits of the faults that an execution survives and that belong to other oracles (H_IGNORED).
 
     Without oracles everything is looked for.  What ends an execution is never ignored.
     """
     if not oracles:
-        return 0
-    bits = 0 if "transitions" in oracles else 1 << at.FAULT_CHAIN
-    for condition, (oracle, _) in CONDITIONS.items():
-        if oracle not in oracles:
-            bits |= 1 << condition + SLOT_WARN
-    return bits
+        return fault_bits()
+    chain = () if "transitions" in oracles else (at.FAULT_CHAIN,)
+    others = (number for number, (oracle, _) in CONDITIONS.items() if oracle not in oracles)
+    return fault_bits(*chain, *(WARN + number for number in others))

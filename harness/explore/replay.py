@@ -46,7 +46,7 @@ class Player:
     ) -> None:
         self.world = world
         self.engine = Engine(world, steps)
-        self.engine.block[at.H_IGNORED] = ignored_but(oracles)
+        self.engine.block[at.H_IGNORED : at.H_IGNORED_MORE + 1] = ignored_but(oracles)
         self._oracles = oracles
         self._answers: Words = np.zeros(0, np.int64)
 
@@ -63,7 +63,7 @@ class Player:
         engine.use(load_strategy("follow"), words)
         block[at.H_ANSWERS] = self._answers.ctypes.data
         block[at.H_ANSWER_COUNT] = len(answers)
-        block[at.H_ANSWERED] = 0
+        block[at.H_ANSWERED : at.H_ANSWERED_MORE + 1] = 0
         engine.forget()
         question = engine.run(1) >> 1
         steps = engine.steps(int(block[at.H_DEPTH]))
@@ -81,7 +81,7 @@ class Player:
         engine.use(load_strategy("random"), np.zeros(max(random.WORDS, 1), np.int64))
         engine.block[at.H_ANSWERS] = 0
         engine.block[at.H_RANDOM] = seed << 20 | 1
-        engine.block[at.H_ANSWERED] = 0
+        engine.block[at.H_ANSWERED : at.H_ANSWERED_MORE + 1] = 0
         engine.forget()
         engine.run(1)
         return engine.steps(int(engine.block[at.H_DEPTH]))

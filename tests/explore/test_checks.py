@@ -1,15 +1,20 @@
-"""What a scenario's `check` may return."""
+"""What a scenario's `check` may return; what the explorer checks and tells of entries."""
 
 from __future__ import annotations
 
 import pytest
 
+from harness.explore.decode import entry_text
 from harness.explore.explorer import Bounds, Explorer, Result
+from harness.explore.owed import was_replaced
+from harness.explore.world import World
+from mmu import spte
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.primitives import fetch_add, read_once
 from workloads.errors import UsageError
 from workloads.scenario import Actor, Scenario
+from workloads.scenarios.registry import load
 
 
 @kernel
@@ -69,3 +74,30 @@ def test_a_check_may_return_a_bool():
 def test_other_checks_are_refused(check, said):
     with pytest.raises(UsageError, match=said):
         explore(1, check)
+
+
+def test_a_change_may_be_wrong_about_a_only():
+    leaf = spte.make_leaf(7, 1, 1, 1, 1)
+    assert was_replaced(leaf, leaf)
+    assert was_replaced(leaf & ~spte.ACCESSED, leaf)
+    assert was_replaced(leaf, leaf & ~spte.ACCESSED)
+    for bit in (spte.DIRTY, spte.SPTE_W, spte.SPTE_R, 1 << spte.PFN_SHIFT):
+        assert not was_replaced(leaf ^ bit, leaf)
+    # Frozen entries have that bit too, and there it is no hint; nor is it where there is no A.
+    assert not was_replaced(spte.FROZEN & ~spte.ACCESSED, spte.FROZEN)
+    tracked = spte.mark_for_access_track(spte.make_leaf(7, 1, 1, 1, 0))
+    assert not was_replaced(tracked ^ spte.ACCESSED, tracked)
+
+
+def test_tracked_entries_are_told():
+    scenario = load("restore-read")
+    world = World(scenario)
+    vm = world.vm
+    assert vm is not None
+    word = vm.layout.start("tables")
+    tracked = spte.mark_for_access_track(spte.make_leaf(7, 1, 1, 1, 0))
+    assert entry_text(vm, word, tracked) == (
+        "leaf pfn 7 ---, access-tracked (r-x put aside), MMU-writable, without A and D"
+    )
+    assert entry_text(vm, word, spte.make_leaf(7, 1, 1, 1, 1)) == "leaf pfn 7 rwx, AD"
+    world.close()

@@ -29,7 +29,7 @@ MODULES = modules_of(
     *("guest.py", "pages.py", "memslots.py", "host", "removed.py", "nx_list.py", "roots.py"),
     *("reload.py", "entry.py", "notifier.py", "zap_worker.py", "zap_all.py", "slot_changes.py"),
     *("host_changes.py", "nx_recovery.py", "gfn_track.py", "write_track.py", "emulate.py"),
-    *("dirty_clear.py",),
+    *("dirty_clear.py", "host_reclaim.py"),
 )
 SCHEDULES = 60
 STEPS_MAX = 5000
@@ -220,7 +220,6 @@ DROPS = (
     "only a drop of a huge leaf (before 6.2) freezes for a moment, and no fault replaces its table"
 )
 ALONE = "nobody else changes a root that is being zapped: vCPUs have left, notifiers keep us out"
-HAS_A = "leafs are made with A, and nobody takes it"
 EIGHT = "the memslots of small worlds have eight pages: the first half of a mask"
 READS_0 = "a stopped step reads 0, which ends the loop first"
 
@@ -228,9 +227,6 @@ NOT_REACHED: dict[str, str] = {
     "mmu.removed._freeze: is_frozen(old) is true": DROPS,
     "mmu.removed._freeze: stopped(cpu) is false": DROPS,
     "mmu.removed._freeze: stopped(cpu) is true": DROPS,
-    "mmu.removed._freeze_leafs: marks != 0 is false": HAS_A,
-    "mmu.removed._marks_of: spte & ACCESSED != 0 is false": HAS_A,
-    "mmu.removed.tell_host: marks != 0 is false": HAS_A,
     "mmu.roots._free_root: owed != 0 is true": WRONG,
     "mmu.roots.alloc_root: stopped(cpu) is true": READS_0,
     "mmu.roots.get_root: stopped(cpu) is true": READS_0,
@@ -246,7 +242,6 @@ NOT_REACHED: dict[str, str] = {
     "mmu.zap_worker._take_scheduled: cmpxchg(cpu, flag, 1, 0) == 1 is false": (
         "there is one zapper at a time: the worker, or who holds slots_lock"
     ),
-    "mmu.fast_fault._attempt: access != SPTE_W is true": "its only caller asks for writes",
     "mmu.fast_fault.fast_page_fault: attempts < ATTEMPTS_MAX is false": (
         "takes five changes of one entry during one fault"
     ),
@@ -263,9 +258,6 @@ NOT_REACHED: dict[str, str] = {
     f"{CLEARING} ends": WRAP,
     "mmu.hw.vcpu._wait_for_vcpu: stopped(cpu) is true": LATE_STOP,
     "mmu.hw.walker.walk: stopped(cpu) is true": LATE_STOP,
-    "mmu.hw.walker._set_accessed_dirty: wanted & ~spte & DIRTY != 0 is false": (
-        "nobody takes A alone from an entry yet"
-    ),
     "mmu.pages._host_page: fresh >= config(cpu, C_TABLE_PAGES) is true": ENOUGH,
     "mmu.tdp.map._make_table: page == 0 is true": ENOUGH,
     "mmu.tdp.recover._find_leaf: is_leaf(spte, own(cpu, ITERATOR_INNER + IT_LEVEL)) is false": (

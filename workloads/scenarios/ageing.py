@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.host_reclaim import age_page, mark_page_idle, reclaim_if_old
 from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
@@ -92,6 +93,17 @@ def aged(vm: Vm) -> None:
     age_and_forget(vm)
 
 
+def small_clean_and_old(vm: Vm) -> None:
+    """gfn 0 was written, harvested and aged in a table where a 2M page is possible now."""
+    vmm = vm.cpu(vm.config.vcpus)
+    fill_caches(vm)
+    enable_dirty_log(vmm, 0)
+    write_page_0(vm.cpu(0))
+    get_dirty_log(vmm, 0)
+    disable_dirty_log(vmm, 0)
+    age_and_forget(vm)
+
+
 # --- With A bits ---------------------------------------------------------------------------------
 
 AGE_WALKER = Scenario(
@@ -163,6 +175,13 @@ AGE_PROMOTE = Scenario(
     vm=small_vm(1, 1, backing_level=2),
     setup=small_pages_where_huge_may_be,
 )
+AGE_PROMOTE_OLD = Scenario(
+    "age-promote-old",
+    "the same where a page in the table is neither accessed nor dirty: the host is told nothing",
+    (Actor("vcpu 0", write_page_1), Actor("host", age_page_0)),
+    vm=small_vm(1, 1, backing_level=2),
+    setup=small_clean_and_old,
+)
 AGE_PUT = Scenario(
     "age-put",
     "a page is aged below a root whose last reference is put",
@@ -181,7 +200,7 @@ AGE_SLOT_DELETE = Scenario(
     "age-slot-delete",
     "pages of two memslots are aged while one of these goes",
     (Actor("vcpu 0", nothing), Actor("vmm", delete_second_slot), Actor("host", age_two_slots)),
-    vm=small_vm(1, 2, slots=3, slot_pages=(4, 2, 2), absent_slots=1),
+    vm=small_vm(1, 2, slots=4, absent_slots=1),
     setup=fill_caches,
 )
 AGE_IDLE = Scenario(

@@ -151,6 +151,7 @@ SCENARIOS = {
     "age-split": _AGEING,
     "age-harvest": _AGEING,
     "age-promote": _AGEING,
+    "age-promote-old": _AGEING,
     "age-put": _AGEING,
     "age-invalidate": _AGEING,
     "age-slot-delete": _AGEING,
