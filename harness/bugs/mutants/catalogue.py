@@ -69,8 +69,8 @@ def chosen(mutants: Sequence[Mutant], patterns: Sequence[str]) -> list[Mutant]:
     if not patterns:
         return list(mutants)
     fitting = {pattern: [m for m in mutants if _fits(m, pattern)] for pattern in patterns}
-    for pattern, names in fitting.items():
-        if not names:
+    for pattern, found in fitting.items():
+        if not found:
             raise UsageError(
                 f"--only {pattern}: no mutant is called so; see `tdprace mutants --list`"
             )

@@ -13,7 +13,7 @@ dirty       nobody is told that a page was written
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from harness.bugs.mutants.edits import Edit, Source
@@ -43,29 +43,6 @@ DECIDED = {"frozen": {"is_frozen": "False"}}
 _READ_WRITE = ("mmu.machine.primitives", ("read_once", "write_once"))
 _FUNNEL = ("mmu.tdp_mmu", ("DONE", "handle_changed_spte"))
 _RMW = "    old = read_once(cpu, addr)\n    write_once(cpu, addr, {})\n    return old\n"
-# What stands for an atomic step: parameters, body, and the names that it needs.
-WEAKENED = {
-    "xchg": ("addr: int, value: int", _RMW.format("value"), (_READ_WRITE,)),
-    "fetch_add": ("addr: int, amount: int", _RMW.format("old + amount"), (_READ_WRITE,)),
-    "fetch_or": ("addr: int, bits: int", _RMW.format("old | bits"), (_READ_WRITE,)),
-    "fetch_and": ("addr: int, mask: int", _RMW.format("old & mask"), (_READ_WRITE,)),
-    "count": ("addr: int, amount: int", _RMW.format("old + amount"), (_READ_WRITE,)),
-    "cmpxchg": (
-        "addr: int, old: int, new: int",
-        "    seen = read_once(cpu, addr)\n"
-        "    if seen == old:\n"
-        "        write_once(cpu, addr, new)\n"
-        "    return seen\n",
-        (_READ_WRITE,),
-    ),
-    "set_spte_atomic": (
-        "sptep: int, gfn: int, level: int, old: int, new: int",
-        "    write_once(cpu, sptep, new)\n"
-        "    handle_changed_spte(cpu, sptep, gfn, old, new, level)\n"
-        "    return DONE\n",
-        (("mmu.machine.primitives", ("write_once",)), _FUNNEL),
-    ),
-}
 PLAIN = "plain_"
 
 # How a lock is taken and released; of `acquire_when` the word that it waits for says which.
@@ -74,6 +51,48 @@ LOCKS = {
     for name in ("mmu_read", "mmu_write", "pages", "slots", "host", "pool")
 } | {"rcu_read_lock": ("rcu", "rcu_read_lock", "rcu_read_unlock")}
 WORD_LOCK = ("acquire_when", "release")
+_OWN = ("mmu.machine.primitives", ("own", "set_own"))
+_BELIEVED = {"_lock": "own(cpu, HELD) | {}", "_unlock": "own(cpu, HELD) & ~{}"}
+
+# What stands for a call that is weakened: more parameters, result, body, names that it needs.
+_Need = tuple[str, tuple[str, ...]]  # a module, names of it
+_Plain = tuple[str, str, str, tuple[_Need, ...]]
+ATOMIC: dict[str, _Plain] = {
+    "xchg": (", addr: int, value: int", "int", _RMW.format("value"), (_READ_WRITE,)),
+    "fetch_add": (", addr: int, amount: int", "int", _RMW.format("old + amount"), (_READ_WRITE,)),
+    "fetch_or": (", addr: int, bits: int", "int", _RMW.format("old | bits"), (_READ_WRITE,)),
+    "fetch_and": (", addr: int, mask: int", "int", _RMW.format("old & mask"), (_READ_WRITE,)),
+    "count": (", addr: int, amount: int", "int", _RMW.format("old + amount"), (_READ_WRITE,)),
+    "cmpxchg": (
+        ", addr: int, old: int, new: int",
+        "int",
+        "    seen = read_once(cpu, addr)\n"
+        "    if seen == old:\n"
+        "        write_once(cpu, addr, new)\n"
+        "    return seen\n",
+        (_READ_WRITE,),
+    ),
+    "set_spte_atomic": (
+        ", sptep: int, gfn: int, level: int, old: int, new: int",
+        "int",
+        "    write_once(cpu, sptep, new)\n"
+        "    handle_changed_spte(cpu, sptep, gfn, old, new, level)\n"
+        "    return DONE\n",
+        (("mmu.machine.primitives", ("write_once",)), _FUNNEL),
+    ),
+}
+BELIEVED: dict[str, _Plain] = {
+    name: (
+        "",
+        "None",
+        f"    set_own(cpu, HELD, {_BELIEVED[verb].format(bit)})\n",
+        (("mmu.machine.layout", ("HELD",)), ("mmu.machine.lock", (bit,)), _OWN),
+    )
+    for _, *pair in LOCKS.values()
+    for name, verb in zip(pair, _BELIEVED, strict=True)
+    for bit in ["HELD_" + name.removesuffix(verb).replace("rcu_read", "rcu").upper()]
+}
+WEAKENED = ATOMIC | BELIEVED
 
 DECORATORS = {"kernel", "inlined_kernel"}
 ASSERTIONS = {"warn", "emit"}  # what is only told to observers is no part of the model
@@ -152,31 +171,39 @@ def _simple(source: Source, call: _Call) -> Iterator[Mutation]:
         if call.name in by_name and fits:
             edit = source.replaced(call.node, by_name[call.name])
             yield Mutation(kind, "removed", where, [edit])
-    if call.name in WEAKENED:
-        edits = [
-            source.replaced(call.node.func, PLAIN + call.name),
-            source.appended(_plain(source.tree, call.name)),
-        ]
-        yield Mutation("atomic", "weakened", where, edits)
+    if call.name in ATOMIC:
+        yield Mutation("atomic", "weakened", where, _weakened(source, [call]))
 
 
-def _plain(tree: ast.Module, name: str) -> str:
-    """The kernel that stands for an atomic step, with the imports that the module lacks."""
-    parameters, body, needs = WEAKENED[name]
+def _weakened(source: Source, calls: list[_Call]) -> list[Edit]:
+    """Other kernels are called, which follow at the module's end with the imports they need."""
+    edits = [source.replaced(call.node.func, PLAIN + call.name) for call in calls]
+    names = dict.fromkeys(call.name for call in calls)
+    needs: list[_Need] = [("mmu.machine.kernel", ("inlined_kernel",))]
+    bodies = []
+    for name in names:
+        parameters, result, body, needed = WEAKENED[name]
+        needs += [each for each in needed if each not in needs]
+        bodies.append(
+            f"\n\n@inlined_kernel\ndef {PLAIN}{name}(cpu: Cpu{parameters}) -> {result}:\n{body}"
+        )
+    return [*edits, source.appended("".join([*_imports(source.tree, needs), *bodies]))]
+
+
+def _imports(tree: ast.Module, needs: Iterable[_Need]) -> list[str]:
+    """Lines that import what the module does not import yet."""
     known = {
         alias.asname or alias.name
         for node in tree.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    wanted = (("mmu.machine.kernel", ("inlined_kernel",)), *needs)
-    imports = [
+    lines = [
         f"from {module} import {', '.join(missing)}\n"
-        for module, names in wanted
+        for module, names in needs
         if (missing := [each for each in names if each not in known])
     ]
-    head = f"@inlined_kernel\ndef {PLAIN}{name}(cpu: Cpu, {parameters}) -> int:\n"
-    return "".join(["\n\n", *imports, *(["\n\n"] if imports else []), head, body])
+    return ["\n\n", *lines] if lines else []
 
 
 # --- Locks ---------------------------------------------------------------------------------------
@@ -192,11 +219,11 @@ def _locks(source: Source, calls: list[_Call]) -> Iterator[Mutation]:
     lonely: dict[tuple[str, str], list[_Call]] = {}
     for kind, key, section in _sections(calls):
         if len({each.name for each in section}) > 1:
-            yield _section_removed(source, kind, section)
+            yield from _section_gone(source, kind, section)
         else:
             lonely.setdefault((kind, key), []).extend(section)
     for (kind, _), section in lonely.items():
-        yield _section_removed(source, kind, section)
+        yield from _section_gone(source, kind, section)
 
 
 def _sections(calls: list[_Call]) -> Iterator[tuple[str, str, list[_Call]]]:
@@ -219,7 +246,10 @@ def _sections(calls: list[_Call]) -> Iterator[tuple[str, str, list[_Call]]]:
         yield kind, key, section
 
 
-def _section_removed(source: Source, kind: str, section: list[_Call]) -> Mutation:
+def _section_gone(source: Source, kind: str, section: list[_Call]) -> Iterator[Mutation]:
+    """The section removed; and, where the actor's own word says what it holds, believed."""
     functions = tuple(dict.fromkeys(each.function for each in section))
     edits = [source.removed(each.statement) for each in section]
-    return Mutation(kind, "removed", functions, edits)
+    yield Mutation(kind, "removed", functions, edits)
+    if section[0].name in BELIEVED:
+        yield Mutation(kind, "weakened", functions, _weakened(source, section))
