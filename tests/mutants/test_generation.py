@@ -62,16 +62,12 @@ def test_names_say_where_and_what_and_are_different():
     names = [mutant.name for mutant in MUTANTS]
     assert len(set(names)) == len(names) > 150
     for mutant in MUTANTS:
-        module, function, kind, verb, number = re.fullmatch(
+        module, function, kind, _, number = re.fullmatch(
             r"(\w+)\.(\w+):(\w+)-(removed|weakened):([0-9]+)", mutant.name
         ).groups()
         assert mutant.functions[0].endswith(f".{function}")
-        assert (
-            mutant.path
-            == f"mmu/{mutant.functions[0].split('.', 1)[1].rpartition('.')[0]}.py".replace(
-                ".", "/"
-            ).replace("/py", ".py")
-        )
+        file = mutant.functions[0].rpartition(".")[0].replace(".", "/")
+        assert mutant.path == f"{file}.py"
         assert module == mutant.path.removeprefix("mmu/").removesuffix(".py").replace("/", "_")
         assert kind == mutant.kind
         assert int(number) >= 1
@@ -181,12 +177,9 @@ def dropped(cpu: Cpu) -> None:
     wait(cpu)
     pages_lock(cpu)
     pages_unlock(cpu)
-    while read_once(cpu, 1):
-        if stopped(cpu):
-            pages_unlock(cpu)
-            return
-        pages_lock(cpu)
-    pages_unlock(cpu)
+    if stopped(cpu):
+        return
+    pages_lock(cpu)
 
 
 @kernel
@@ -259,7 +252,7 @@ def test_sections_go_together():
     first = snippet("a.dropped:lock-removed:1")
     assert "    wait(cpu)\n    pages_unlock(cpu)\n" in first
     second = snippet("a.dropped:lock-removed:2")
-    assert calls(kernels(second)["dropped"])["pages_unlock"] == 1
+    assert "    pages_lock(cpu)\n    if stopped(cpu):\n        return\n\n\n" in second
     both = kernels(snippet("a.begins:lock-removed:1"))
     assert [ast.unparse(both[name].body) for name in ("begins", "ends")] == ["pass", "pass"]
 
