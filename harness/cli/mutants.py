@@ -60,14 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument("--diff", action="store_true", help="with --list: their diffs too")
     parser.add_argument(
         "--seconds",
-        type=parse_duration,
+        type=_duration,
         metavar="TIME",
         help="sample each scenario that dpor did not exhaust within a second for so long"
         f" (default {SECONDS_DEFAULT:.0f}s; 0: do not)",
     )
     parser.add_argument(
         "--torture",
-        type=parse_duration,
+        type=_duration,
         metavar="TIME",
         help="then run `torture`, whose variants share so long"
         f" (default {TORTURE_DEFAULT:.0f}s; 0: do not)",
@@ -79,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         "--run", type=Path, metavar="DIR", help="go on with an interrupted run, with its options"
     )
     add_output_arguments(parser)
+
+
+def _duration(text: str) -> float:
+    return 0.0 if text == "0" else parse_duration(text)
 
 
 def _jobs(text: str) -> int:
@@ -103,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         if say is not None and done % 20 == 0:
             say(f"which scenario executes what: {done}/{total}")
 
-    reach = reach_map(folder, mapping)
+    reach = reach_map(mapping)
     campaign = Campaign(folder, Budget(config["seconds"], config["torture"]), reach)
     status = Progress(mutants, campaign.records, args.quiet)
     with SignalFlag() as flag:
@@ -137,7 +141,9 @@ def _folder(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
         del document["workload"]
         folder.write(document)
         return folder.path, document
-    given = [name for name in ("only", "seconds", "torture") if getattr(args, name)]
+    given = [
+        name for name in ("only", "seconds", "torture") if getattr(args, name) not in ([], None)
+    ]
     if given:
         raise UsageError(f"--run goes on with the run's own options; leave out --{given[0]}")
     path = store.find(args.results, str(args.run))

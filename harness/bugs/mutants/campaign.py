@@ -2,7 +2,6 @@
 
     run.json        options and, at the end, all outcomes
     mutants.jsonl   a line for each mutant that is done, appended as it is done
-    reach.json      which scenario executes what
     diffs/          each mutant, for `--patch`
 
 A mutant that was interrupted has no line, and is hunted again.

@@ -7,6 +7,7 @@ which scenarios come first.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import sys
@@ -23,7 +24,7 @@ from harness.report.store import replace_text
 from harness.watch.stepper import Stepper
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
-from mmu.machine.dispatch import SOURCE_ROOT
+from mmu.machine.dispatch import SOURCE_ROOT, cache_root
 from mmu.machine.kernel import MODEL_HASH
 from mmu.machine.twin import interpreted
 from workloads.scenario import Scenario
@@ -33,7 +34,6 @@ SCHEDULES = 24
 STEPS_MAX = 3000
 FAILURES = 0.2  # how often a probe that the scenario asks for fails
 LEAVING = (0.03, 0.1, 0.3, 1.0)  # how often an actor that could go on is left, by schedule
-FILE = "reach.json"
 
 
 @dataclass(frozen=True)
@@ -62,33 +62,39 @@ def scenarios_for(mutant: Mutant, reach: ReachMap) -> list[tuple[str, bool]]:
     return sorted(found, key=lambda each: (not each[1], reach[each[0]].steps))
 
 
-def reach_map(folder: Path, progress: Callable[[int, int], None]) -> ReachMap:
-    """The map that is kept in `folder`, made if it is missing or of another model."""
-    file = folder / FILE
+def reach_map(progress: Callable[[int, int], None]) -> ReachMap:
+    """The map of the clean model and its scenarios; made once, then kept beside compiled code."""
+    file = cache_root() / f"reach-{_digest()}.json"
     if file.is_file():
         document = json.loads(file.read_text(encoding="utf-8"))
-        if document["model"] == MODEL_HASH and sorted(document["scenarios"]) == sorted(SCENARIOS):
-            return {
-                name: Reached(frozenset(one["functions"]), frozenset(one["lines"]), one["steps"])
-                for name, one in document["scenarios"].items()
-            }
+        return {
+            name: Reached(frozenset(one["functions"]), frozenset(one["lines"]), one["steps"])
+            for name, one in document.items()
+        }
     reach = {}
     for number, name in enumerate(SCENARIOS):
         progress(number, len(SCENARIOS))
         reach[name] = reached_by(load(name))
     document = {
-        "model": MODEL_HASH,
-        "scenarios": {
-            name: {
-                "functions": sorted(one.functions),
-                "lines": sorted(one.lines),
-                "steps": one.steps,
-            }
-            for name, one in reach.items()
-        },
+        name: {
+            "functions": sorted(one.functions),
+            "lines": sorted(one.lines),
+            "steps": one.steps,
+        }
+        for name, one in reach.items()
     }
+    file.parent.mkdir(parents=True, exist_ok=True)
     replace_text(file, json.dumps(document) + "\n")
     return reach
+
+
+def _digest() -> str:
+    """Of all that the map depends on: the model, its scenarios, and how they are run here."""
+    digest = hashlib.sha256(MODEL_HASH.encode())
+    folder = SOURCE_ROOT / "workloads" / "scenarios"
+    for path in (*sorted(folder.glob("*.py")), Path(__file__)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def reached_by(scenario: Scenario, schedules: int = SCHEDULES) -> Reached:
