@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from harness.bugs.mutants.campaign import (
 )
 from harness.bugs.mutants.catalogue import Mutant, all_mutants
 from harness.bugs.mutants.edits import Edit, Source
-from harness.bugs.mutants.hunt import FAILED, KILLED, SURVIVED, UNCOMPILED
+from harness.bugs.mutants.hunt import FAILED, KILLED, SURVIVED, UNCOMPILED, Job
 from harness.bugs.mutants.reach import Reached, reached_by, scenarios_for
 from harness.bugs.mutants.table import how_far, kill_table, remainders
 from workloads.scenarios.registry import load
@@ -88,6 +89,20 @@ def test_a_diff_that_was_kept_works_with_patch(hunted, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert "VIOLATION tlb" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_clean_model_survives():
+    names = ["map-map-same", "fast-fault-harvest", "promote-execute", "put-get-worker"]
+    job = Job(os.getpid(), names, ["promote-execute"], seconds=0.6, torture=2.0)
+    command = [sys.executable, "-m", "harness.bugs.mutants.hunt"]
+    text = json.dumps(asdict(job))
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+    outcome = json.loads(done.stdout)
+    assert (outcome["outcome"], outcome["kill"]) == (SURVIVED, None)
+    assert outcome["exhausted"] >= 3
+    assert outcome["executions"] > 10_000
 
 
 def own_mutant(text: str) -> Mutant:
