@@ -5,7 +5,7 @@ from __future__ import annotations
 # A fault that is sent back so often in a row has no chance any more.  Between two tries the vCPU
 # gives up its core, but whoever makes it retry may wait for one for longer: a host thread that
 # loses its core within an invalidation stops all faults there.  The longest row seen in clean runs
-# (torture, 8 processes on 2 busy cores, 5 minutes) is 47,033; a hundred times that is no bad luck.
+# (torture, 8 processes on 2 busy cores, 10 minutes) is 76,263; sixty times that is no bad luck.
 FAULT_RETRIES_MAX = 5_000_000
 
 

@@ -215,13 +215,13 @@ def test_ctrl_c_ends_a_silent_check_of_determinism(tmp_path, file):
 SHORT_WATCH = """
 import harness.explore.parallel as parallel
 from harness.cli.main import script
-parallel.SILENT_S = 2.0
+parallel.SILENT_S = 5.0
 script()
 """
 
 
 def test_time_stopped_is_not_silence(tmp_path, file):
-    words = command(f"{file}::BIG", "--seconds", "6", "--results", tmp_path / "results")
+    words = command(f"{file}::BIG", "--seconds", "10", "--results", tmp_path / "results")
     process = subprocess.Popen(
         [sys.executable, "-c", SHORT_WATCH, *words[3:]],
         stdout=subprocess.PIPE,
@@ -232,11 +232,11 @@ def test_time_stopped_is_not_silence(tmp_path, file):
     wait_for_workers(process.pid)
     time.sleep(1.0)
     os.killpg(process.pid, signal.SIGSTOP)
-    time.sleep(3.0)
+    time.sleep(6.0)
     os.killpg(process.pid, signal.SIGCONT)
     out, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
-    assert "bound reached: 6 s" in out
+    assert "bound reached: 10 s" in out
 
 
 def wait_for_workers(pid: int, seconds: float = 60.0) -> list[psutil.Process]:

@@ -19,10 +19,7 @@ TORTURE = ("torture", "-v", "3", "--seconds", "3")
 CAUGHT = {
     "balance-counted-twice": ("balance", TORTURE),
     "frames-freed-before-the-notifier": ("frames", TORTURE),
-    "frozen-entry-mapped-over": (
-        "frozen",
-        (*TORTURE, "--seconds", "6", "-s", "2m", "--huge-split", "zap"),
-    ),
+    "frozen-changed-by-the-ordinary-setter": ("frozen", (*SMALL, "--huge-split", "zap")),
     "mapping-notifier-without-flush": ("mapping", TORTURE),
     "progress-passes-skipped": (
         "progress",

@@ -6,7 +6,8 @@ from tests.workloads.runs import plan_of, run_clean
 from workloads.errors import UsageError
 from workloads.registry import load
 
-SHORT = ("torture", "-v", "2", "--seconds", "0.2")
+# Long enough for everybody to have had a core, whoever else wants one.
+SHORT = ("torture", "-v", "2", "--seconds", "1")
 
 
 @pytest.mark.slow
@@ -52,11 +53,14 @@ def test_it_is_clean_and_nothing_is_left(words):
 
 @pytest.mark.slow
 def test_vcpus_load_other_roots_as_often_as_they_are_told():
-    never, often = (
-        run_clean(*SHORT, "--root-switches", turns).latency_ns["root_drop"]["count"]
-        for turns in ("0", "1")
-    )
-    assert never < often
+    """Memslot changes make them drop roots too: what counts is how many more there are."""
+
+    def drops_per_change(turns: str) -> float:
+        result = run_clean(*SHORT, "--root-switches", turns)
+        drops = result.latency_ns["root_drop"]["count"]
+        return float(drops / result.phases[0].counters["slots_changed"])
+
+    assert drops_per_change("0") < drops_per_change("1")
 
 
 @pytest.mark.parametrize(
