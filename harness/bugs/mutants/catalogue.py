@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bugs.mutants.edits import Source
 from harness.bugs.mutants.operators import mutations
+from harness.bugs.mutants.vocabulary import Vocabulary, read_sources, vocabulary_of
 from workloads.errors import UsageError
 
 MACHINE = "machine"  # what a multiprocessor gives is not the model's to forget
@@ -19,12 +19,14 @@ MACHINE = "machine"  # what a multiprocessor gives is not the model's to forget
 class Mutant:
     """One thing taken away or weakened.
 
-    `name` is `module.function:kind-verb:n`, n counting within function and kind; `functions` are
-    dotted names of the kernels that the diff changes, `lines` where it changes them.
+    `name` is `module.function:call#n:operator`, n counting calls of that name in the function;
+    `functions` are dotted names of the kernels that the diff changes, `lines` where it changes
+    them.
     """
 
     name: str
     kind: str
+    operator: str
     path: str
     functions: tuple[str, ...]
     lines: tuple[int, ...]
@@ -33,28 +35,29 @@ class Mutant:
 
 def all_mutants(root: Path) -> list[Mutant]:
     """Every mutant of the model below `root`, by file and place."""
-    found = []
-    for file in sorted((root / "mmu").rglob("*.py")):
-        path = file.relative_to(root)
-        if path.parts[1] != MACHINE:
-            found += mutants_of(path.as_posix(), file.read_text(encoding="utf-8"))
-    return found
+    sources = read_sources(root)
+    vocabulary = vocabulary_of(sources)
+    return [
+        mutant
+        for path, text in sources.items()
+        if Path(path).parts[1] != MACHINE
+        for mutant in mutants_of(path, text, vocabulary)
+    ]
 
 
-def mutants_of(path: str, text: str) -> list[Mutant]:
+def mutants_of(path: str, text: str, vocabulary: Vocabulary) -> list[Mutant]:
     """The mutants of one module."""
     source = Source(path, text)
     module = path.removesuffix(".py").replace("/", ".")
-    prefix = module.removeprefix("mmu.").replace(".", "_")
-    seen: Counter[str] = Counter()
     found = []
-    for each in mutations(source):
-        stem = f"{prefix}.{each.functions[0]}:{each.kind}-{each.verb}"
-        seen[stem] += 1
+    for each in mutations(source, vocabulary):
+        operator = f"{each.kind}-{each.verb}"
+        where = f"{module.removeprefix('mmu.')}.{each.functions[0]}"
         found.append(
             Mutant(
-                name=f"{stem}:{seen[stem]}",
+                name=f"{where}:{each.call}#{each.number}:{operator}",
                 kind=each.kind,
+                operator=operator,
                 path=path,
                 functions=tuple(f"{module}.{name}" for name in each.functions),
                 lines=tuple(edit.line for edit in each.edits),
