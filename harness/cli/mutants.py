@@ -13,6 +13,7 @@ from rich.live import Live
 
 from harness.bugs.mutants.campaign import Budget, Campaign, Record, file_name
 from harness.bugs.mutants.catalogue import Mutant, all_mutants, chosen
+from harness.bugs.mutants.explained import explained_text, explanations
 from harness.bugs.mutants.reach import reach_map
 from harness.bugs.mutants.table import how_far, kill_table, oracle_table, remainders
 from harness.cli.common import add_output_arguments, compile_model, notice, write_json
@@ -29,15 +30,15 @@ from workloads.errors import UsageError
 from workloads.scenarios.registry import SCENARIOS, load
 from workloads.units import parse_duration
 
-SECONDS_DEFAULT = 5.0
-TORTURE_DEFAULT = 12.0
+SECONDS_DEFAULT = 24.0
+TORTURE_DEFAULT = 10.0
 PLAIN_LINE_S = 10.0
 REDRAW_S = 0.5
 EPILOG = """\
 examples:
   tdprace mutants --list --only roots.                 what there is to take away from the roots
   tdprace mutants --list --diff --only NAME > bug.diff  one of them, for --patch
-  tdprace mutants --only ':flush-*'                     hunt those of one kind
+  tdprace mutants --only ':flush-'                      hunt those of one kind
   tdprace mutants --run results/RUN                     go on where that run was interrupted
 
 A survivor is a gap in scenarios and oracles, or changes nothing that anybody could notice.
@@ -59,10 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument("--list", action="store_true", help="name them, and hunt none")
     parser.add_argument("--diff", action="store_true", help="with --list: their diffs too")
     parser.add_argument(
+        "--explained", action="store_true", help="say why survivors survive, and hunt none"
+    )
+    parser.add_argument(
         "--seconds",
         type=_duration,
         metavar="TIME",
-        help="sample each scenario that dpor did not exhaust within a second for so long"
+        help="explore the scenarios that dpor does not exhaust at once for so long in all"
         f" (default {SECONDS_DEFAULT:.0f}s; 0: do not)",
     )
     parser.add_argument(
@@ -95,6 +99,9 @@ def run(args: argparse.Namespace) -> int:
     """List or hunt; the exit status."""
     if args.diff and not args.list:
         raise UsageError("--diff is for --list; a run keeps its diffs beside its results")
+    if args.explained:
+        print(explained_text(explanations()), end="")
+        return 0
     if args.list:
         return _list(chosen(all_mutants(SOURCE_ROOT), args.only), args.diff)
     folder, document = _folder(args)
@@ -224,7 +231,7 @@ def _finish(
 ) -> int:
     """Tables, the stored run, the exit status."""
     say = Speaker(silent=args.json == "-")
-    for text in remainders(mutants, records):
+    for text in remainders(mutants, records, explanations()):
         say(text)
     say(kill_table(mutants, records) + "\n")
     say(oracle_table(records) + "\n")

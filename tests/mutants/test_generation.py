@@ -191,9 +191,9 @@ def test_every_atomic_primitive_and_setter_can_be_weakened():
     primitives = ast.parse(sources["mmu/machine/primitives.py"])
     atomic = {"cmpxchg", "set_spte_atomic"}
     for node in ast.walk(primitives):  # lowers(xchg, 2)(_lower_rmw(...))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Call):
-            if ast.unparse(node.args[0]).startswith("_lower_rmw"):
-                atomic.add(ast.unparse(node.func.args[0]))
+        lowered = isinstance(node, ast.Call) and isinstance(node.func, ast.Call)
+        if lowered and ast.unparse(node.args[0]).startswith("_lower_rmw"):
+            atomic.add(ast.unparse(node.func.args[0]))
     assert atomic == set(ATOMIC)
     setters = {name for name in VOCABULARY.kernels if re.fullmatch("_?set_.*_atomic", name)}
     assert setters == {"set_spte_atomic"}

@@ -22,7 +22,17 @@ from harness.bugs.mutants.campaign import (
 )
 from harness.bugs.mutants.catalogue import Mutant, all_mutants
 from harness.bugs.mutants.edits import Edit, Source
-from harness.bugs.mutants.hunt import FAILED, KILLED, SURVIVED, UNCOMPILED, Job
+from harness.bugs.mutants.explained import Explanation
+from harness.bugs.mutants.hunt import (
+    FAILED,
+    KILLED,
+    LONG_S,
+    STRATEGIES,
+    SURVIVED,
+    UNCOMPILED,
+    Job,
+    long_round,
+)
 from harness.bugs.mutants.reach import Reached, reached_by, scenarios_for
 from harness.bugs.mutants.table import how_far, kill_table, remainders
 from workloads.scenarios.registry import load
@@ -30,9 +40,9 @@ from workloads.scenarios.registry import load
 ROOT = Path(__file__).parents[2]
 BY_NAME = {mutant.name: mutant for mutant in all_mutants(ROOT)}
 # vCPUs run on in roots that are gone.
-DEADLY = "zap_all.zap_all_fast:flush-removed:1"
+DEADLY = "zap_all.zap_all_fast:request_all#1:flush-removed"
 # Only one actor ever destroys a VM.
-HARMLESS = "zap_all.begin_destroy:atomic-weakened:1"
+HARMLESS = "zap_all.begin_destroy:fetch_add#1:atomic-weakened"
 MORE = "zap_all.zap_all"
 QUICK = ("--seconds", "0", "--torture", "0")
 
@@ -94,7 +104,7 @@ def test_a_diff_that_was_kept_works_with_patch(hunted, tmp_path):
 @pytest.mark.slow
 def test_the_clean_model_survives():
     names = ["map-map-same", "fast-fault-harvest", "promote-execute", "put-get-worker"]
-    job = Job(os.getpid(), names, ["promote-execute"], seconds=0.6, torture=2.0)
+    job = Job(os.getpid(), names, ["promote-execute"], seconds=2.0, torture=2.0)
     command = [sys.executable, "-m", "harness.bugs.mutants.hunt"]
     text = json.dumps(asdict(job))
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=200)
@@ -107,12 +117,14 @@ def test_the_clean_model_survives():
 
 def own_mutant(text: str) -> Mutant:
     """The dirty mark of a fast fault replaced by something else."""
-    mutant = BY_NAME["fast_fault._attempt:dirty-removed:1"]
+    mutant = BY_NAME["fast_fault._attempt:mark_page_dirty#1:dirty-removed"]
     source = Source(mutant.path, (ROOT / mutant.path).read_text())
     old = "mark_page_dirty(cpu, slot, gfn)"
     start = source.text.index(old)
     diff = source.diff([Edit(start, start + len(old), text, mutant.lines[0])])
-    return Mutant("own", "dirty", mutant.path, mutant.functions, mutant.lines, diff)
+    return Mutant(
+        "own", "dirty", "dirty-removed", mutant.path, mutant.functions, mutant.lines, diff
+    )
 
 
 @pytest.mark.slow
@@ -138,7 +150,7 @@ def test_what_else_may_become_of_one(tmp_path, text, outcome, said):
 
 def campaign_of(folder: Path) -> Campaign:
     functions = frozenset({"mmu.fast_fault._attempt"})
-    reach = {"fast-fault-harvest": Reached(functions, frozenset(), 100)}
+    reach = {"fast-fault-harvest": Reached(functions, {}, 100)}
     return Campaign(folder, Budget(seconds=0, torture=0), reach)
 
 
@@ -242,46 +254,80 @@ def test_what_scenarios_execute():
 
 
 def test_scenarios_that_execute_the_line_come_first():
-    mutant = BY_NAME["fast_fault._attempt:dirty-removed:1"]
+    mutant = BY_NAME["fast_fault._attempt:mark_page_dirty#1:dirty-removed"]
     ours = frozenset(mutant.functions)
-    on_line = frozenset({f"{mutant.path}:{mutant.lines[0]}"})
+    line = f"{mutant.path}:{mutant.lines[0]}"
     reach = {
-        "elsewhere": Reached(frozenset({"mmu.fault._fault"}), on_line, 1),
-        "not on line": Reached(ours, frozenset(), 5),
-        "long": Reached(ours, on_line, 30),
-        "short": Reached(ours, on_line, 20),
+        "elsewhere": Reached(frozenset({"mmu.fault._fault"}), {line: 24}, 1),
+        "not on line": Reached(ours, {}, 5),
+        "seldom": Reached(ours, {line: 3}, 10),
+        "long": Reached(ours, {line: 7}, 30),
+        "short": Reached(ours, {line: 7}, 20),
+        "killer": Reached(ours, {line: 1}, 99),
     }
-    assert scenarios_for(mutant, reach) == [
-        ("short", True),
-        ("long", True),
-        ("not on line", False),
-    ]
-    job = Campaign(Path("nowhere"), Budget(3, 4), reach).job(mutant)
-    assert list(job.scenarios) == ["short", "long", "not on line"]
-    assert list(job.sampled) == ["short", "long"]
-    assert (job.seconds, job.torture, job.parent) == (3, 4, os.getpid())
-    assert list(Campaign(Path("nowhere"), Budget(0, 4), reach).job(mutant).sampled) == []
+    order = ["killer", "short", "long", "seldom", "not on line"]
+    found = scenarios_for(mutant, reach, {"killer": 2, "not on line": 9})
+    assert found == [(name, name != "not on line") for name in order]
+
+
+def test_a_job_is_what_the_budget_allows(tmp_path):
+    mutant = BY_NAME["fast_fault._attempt:mark_page_dirty#1:dirty-removed"]
+    ours = frozenset(mutant.functions)
+    line = f"{mutant.path}:{mutant.lines[0]}"
+    reach = {
+        "off": Reached(ours, {}, 1),
+        "a": Reached(ours, {line: 1}, 2),
+        "b": Reached(ours, {line: 1}, 3),
+    }
+    kill = {"oracle": "tlb", "message": "", "scenario": "b", "strategy": "dpor"}
+    append_record(tmp_path / RESULTS_FILE, {"name": "x", "outcome": KILLED, "kill": kill})
+    append_record(tmp_path / RESULTS_FILE, {"name": "y", "outcome": SURVIVED, "kill": None})
+    job = Campaign(tmp_path, Budget(3, 4), reach).job(mutant)
+    assert job == Job(os.getpid(), ("b", "a", "off"), ("b", "a"), 3, 4)
+    off = {"off": reach["off"]}
+    assert Campaign(tmp_path, Budget(3, 4), off).job(mutant).worth == ("off",)
+
+
+def test_the_long_round():
+    (share,) = {seconds for *_, seconds in long_round(["a", "b"], 8.0)}
+    assert share == 8.0 / (2 * len(STRATEGIES))
+    turns = [(strategy, name) for strategy, name, _ in long_round(["a", "b"], 8.0)]
+    assert turns == [(strategy, name) for strategy in STRATEGIES for name in ("a", "b")]
+    # With little time for many, the first get enough of it.
+    names = [str(number) for number in range(100)]
+    few = long_round(names, 6.0)
+    assert 0 < len(few) < 100 * len(STRATEGIES)
+    assert {name for _, name, _ in few} == set(names[: len(few) // len(STRATEGIES)])
+    assert all(seconds >= LONG_S for *_, seconds in few)
+    assert sum(seconds for *_, seconds in few) == pytest.approx(6.0)
+    assert long_round(["a"], 0.0) == long_round([], 5.0) == []
 
 
 def test_tables():
     mutants = [BY_NAME[DEADLY], BY_NAME[HARMLESS]]
     kill = {"oracle": "tlb", "message": "m", "scenario": "s", "strategy": "dpor"}
+    survived = {"seconds": 2.0, "executions": 3, "scenarios": 2, "exhausted": 1}
     records = {
-        DEADLY: {"outcome": KILLED, "seconds": 1.0, "kill": kill},
-        HARMLESS: {"outcome": SURVIVED, "seconds": 2.0, "executions": 3, "exhausted": 1},
+        DEADLY: {"outcome": KILLED, "seconds": 1.0, "wall_seconds": 3.0, "kill": kill},
+        HARMLESS: {"outcome": SURVIVED, "wall_seconds": 5.0, **survived},
     }
     assert how_far(mutants, records) == "2 of 2: 1 killed, 1 survive"
     assert how_far(mutants, {}) == "0 of 2: none yet"
-    rows = [row.split() for row in kill_table(mutants, records).splitlines()[2:]]
-    assert [row[1:10:2] for row in rows] == [
-        ["flush", "1", "1", "0", "100"],
-        ["atomic", "1", "0", "1", "0"],
-        ["all", "2", "1", "1", "50"],
+    rows = [row.replace("|", "").split() for row in kill_table(mutants, records).splitlines()[2:]]
+    assert rows == [
+        ["flush-removed", "1", "1", "0", "100", "%", "0", "0", "0", "3.0"],
+        ["atomic-weakened", "1", "0", "1", "0", "%", "0", "0", "0", "5.0"],
+        ["all", "2", "1", "1", "50", "%", "0", "0", "0", "4.0"],
     ]
-    (text,) = remainders(mutants, records)
-    assert text == (
-        f"SURVIVES {HARMLESS}: 3 executions, 1 scenarios exhausted\n{BY_NAME[HARMLESS].diff}"
-    )
+    (text,) = remainders(mutants, records, {})
+    told = f"SURVIVES {HARMLESS}: 3 executions, 1 of 2 scenarios exhausted; "
+    assert text == f"{told}unexplained\n{BY_NAME[HARMLESS].diff}"
+    why = Explanation("equivalent", "because")
+    texts = remainders(mutants, records, {HARMLESS: why, DEADLY: why})
+    assert texts == [
+        f"NOT EQUIVALENT {DEADLY}: killed by tlb in s (dpor): m\n",
+        f"{told}equivalent: because\n",
+    ]
 
 
 # --- Usage ---------------------------------------------------------------------------------------

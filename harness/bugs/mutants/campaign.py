@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Budget:
-    """How long each scenario is sampled, and how long `torture` may take; 0: not at all."""
+    """How long the scenarios that are worth it, and `torture`, may take; 0: not at all."""
 
     seconds: float
     torture: float
@@ -53,6 +54,7 @@ class _Hunter:
     process: subprocess.Popen[bytes]
     tree: Path
     complaints: Path
+    began: float
     deadline: float
 
 
@@ -103,6 +105,7 @@ class Campaign:
         name = file_name(mutant)
         diff = self.folder / DIFFS / name
         work = self.folder / WORK
+        began = time.monotonic()
         try:
             for each in (diff.parent, work):
                 each.mkdir(exist_ok=True)
@@ -117,19 +120,22 @@ class Campaign:
         assert process.stdin is not None
         with contextlib.suppress(OSError), process.stdin as pipe:
             pipe.write(json.dumps(asdict(job)).encode())
-        budgets = QUICK_S * len(job.scenarios) + job.seconds * len(job.sampled) + job.torture
+        budgets = QUICK_S * len(job.scenarios) + job.seconds + job.torture
         deadline = time.monotonic() + 4 * budgets + SPARE_S
-        return _Hunter(mutant, process, tree, complaints, deadline)
+        return _Hunter(mutant, process, tree, complaints, began, deadline)
 
     def job(self, mutant: Mutant) -> Job:
-        """Its scenarios: all that execute the function, sampled where they execute the line."""
-        found = scenarios_for(mutant, self._reach)
-        exact = [name for name, on_line in found if on_line]
+        """Its scenarios: all that execute the function; worth it are those that execute the line.
+
+        Those that have killed many others come first.
+        """
+        kills = Counter(
+            record["kill"]["scenario"] for record in self.records.values() if record.get("kill")
+        )
+        found = scenarios_for(mutant, self._reach, kills)
         names = tuple(name for name, _ in found)
-        sampled = tuple(exact) or names
-        if not self._budget.seconds:
-            sampled = ()
-        return Job(os.getpid(), names, sampled, self._budget.seconds, self._budget.torture)
+        worth = tuple(name for name, on_line in found if on_line) or names
+        return Job(os.getpid(), names, worth, self._budget.seconds, self._budget.torture)
 
     def _has_ended(self, hunter: _Hunter) -> bool:
         if time.monotonic() > hunter.deadline:
@@ -149,7 +155,8 @@ class Campaign:
             message = f"exit status {hunter.process.returncode}: {''.join(said)}"
             outcome = asdict(Outcome(FAILED, message=message))
         mutant = hunter.mutant
-        record = {"name": mutant.name, "kind": mutant.kind, **outcome}
+        record = {"name": mutant.name, "operator": mutant.operator, **outcome}
+        record["wall_seconds"] = time.monotonic() - hunter.began
         append_record(self.folder / RESULTS_FILE, record)
         self.records[mutant.name] = record
         shutil.rmtree(hunter.tree, ignore_errors=True)
@@ -160,8 +167,8 @@ class Campaign:
 
 
 def file_name(mutant: Mutant) -> str:
-    """Name of the mutant's diff; a colon would trouble scp and make."""
-    return f"{mutant.name.replace(':', '-')}.diff"
+    """Name of the mutant's diff; colons would trouble scp and make, # the shell."""
+    return f"{mutant.name.replace(':', '-').replace('#', '-')}.diff"
 
 
 def _hunter_process(tree: Path, errors: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -3,7 +3,8 @@
 `python -m harness.bugs.mutants.hunt` in a patched tree reads a `Job` from stdin and writes an
 `Outcome` to stdout, both JSON.  All scenarios are explored from this one process, each in a fork
 of it: a start costs more than most explorations.  First dpor for a moment everywhere, since most
-mutants die at once; then the samplers where dpor saw no end; then `torture` in real processes.
+mutants die at once; then, where dpor saw no end, the samplers and dpor again for longer, one
+strategy after the other; then `torture` in real processes.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from workloads.scenarios.registry import load
 
 KILLED, SURVIVED, UNCOMPILED, FAILED = "killed", "survived", "uncompiled", "failed"
 
-QUICK_S = 1.0  # dpor in each scenario
-SAMPLERS = ("surw", "pos", "urw")  # share --seconds where dpor saw no end
+QUICK_S = 0.5  # dpor in each scenario
+LONG_S = 0.3  # shorter is not worth a start; with many scenarios only the first get so much
+STRATEGIES = ("surw", "pos", "urw", "dpor")  # share --seconds where dpor saw no end
 # Little memory shows a missing flush, more of it races; policies take other paths.
 TORTURES = (
     ("-v", "3"),
@@ -54,12 +56,12 @@ _HOW = (
 
 @dataclass(frozen=True)
 class Job:
-    """What to try: scenarios in order, how long each is sampled, and those that are."""
+    """What to try: scenarios in order, those worth more time, and how long all that may take."""
 
     parent: int
     scenarios: Sequence[str]
-    sampled: Sequence[str]
-    seconds: float
+    worth: Sequence[str]
+    seconds: float  # shared by those that are worth it
     torture: float
 
 
@@ -81,7 +83,8 @@ class Outcome:
     seconds: float = 0.0
     compile_seconds: float = 0.0
     executions: int = 0
-    exhausted: int = 0  # scenarios of which every trace was seen
+    scenarios: int = 0  # that execute what was changed
+    exhausted: int = 0  # of which every trace was seen
     kill: Kill | None = None
     message: str = ""
 
@@ -114,6 +117,7 @@ class Hunt:
             seconds=time.monotonic() - compiled,
             compile_seconds=compiled - began,
             executions=self._executions,
+            scenarios=len(scenarios),
             exhausted=len(self._exhausted),
             kill=kill,
         )
@@ -122,16 +126,16 @@ class Hunt:
         """What exploring finds, the quick round before the long one."""
         for scenario in scenarios.values():
             yield from self._explored(scenario, "dpor", QUICK_S)
-        for name in self._job.sampled:
-            for strategy in SAMPLERS if name not in self._exhausted else ():
-                seconds = self._job.seconds / len(SAMPLERS)
+        left = [name for name in self._job.worth if name not in self._exhausted]
+        for strategy, name, seconds in long_round(left, self._job.seconds):
+            if name not in self._exhausted:
                 yield from self._explored(scenarios[name], strategy, seconds)
 
     def _explored(self, scenario: Scenario, strategy: str, seconds: float) -> Iterator[Kill]:
         task = Task(strategy, Bounds(seconds=seconds), seed=1)
         try:
             result = explore(scenario, [task], stop_at_finding=True, look=lambda so_far: None)
-        except TdpraceError as error:
+        except RunFailed as error:
             yield Kill(_how(error), str(error), scenario.name, strategy)
             return
         if result.interrupted:
@@ -147,13 +151,20 @@ class Hunt:
             self._exhausted.add(scenario.name)
 
 
+def long_round(names: Sequence[str], seconds: float) -> list[tuple[str, str, float]]:
+    """(strategy, scenario, seconds) in turn: `seconds` shared by as many as get enough of it."""
+    some = names[: int(seconds / (LONG_S * len(STRATEGIES)))]
+    share = seconds / (len(some) * len(STRATEGIES)) if some else 0.0
+    return [(strategy, name, share) for strategy in STRATEGIES for name in some]
+
+
 def _endless(result: Result) -> bool:
     """Whether executions were cut for their length: the clean model's end long before."""
     return result.executions > result.complete + result.deadlocked
 
 
-def _how(error: TdpraceError) -> str:
-    return next((how for text, how in _HOW if text in str(error)), "failed")
+def _how(error: RunFailed) -> str:
+    return next((how for text, how in _HOW if text in str(error)), "end")
 
 
 def _tortured(seconds: float) -> Iterator[Kill]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -38,28 +39,35 @@ LEAVING = (0.03, 0.1, 0.3, 1.0)  # how often an actor that could go on is left, 
 
 @dataclass(frozen=True)
 class Reached:
-    """What one scenario executes: dotted names of kernels, `path:line`s, and its longest run."""
+    """What one scenario executes: dotted names of kernels; `path:line`s and by how many schedules.
+
+    `steps` are those of its longest run.
+    """
 
     functions: frozenset[str]
-    lines: frozenset[str]
+    lines: Mapping[str, int]
     steps: int
 
 
 ReachMap = Mapping[str, Reached]
 
 
-def scenarios_for(mutant: Mutant, reach: ReachMap) -> list[tuple[str, bool]]:
+def scenarios_for(
+    mutant: Mutant, reach: ReachMap, kills: Mapping[str, int]
+) -> list[tuple[str, bool]]:
     """(name, whether it executes a changed line) of those that execute a changed function.
 
-    Those that execute a changed line come first, short ones before long ones.
+    Those that execute a changed line come first; among these who has killed more, whose schedules
+    execute the line more often, and who is shorter.
     """
     lines = {f"{mutant.path}:{line}" for line in mutant.lines}
-    found = [
-        (name, bool(lines & reached.lines))
-        for name, reached in reach.items()
-        if reached.functions & set(mutant.functions)
-    ]
-    return sorted(found, key=lambda each: (not each[1], reach[each[0]].steps))
+
+    def order(name: str) -> tuple[bool, int, int, int]:
+        hits = max(reach[name].lines.get(line, 0) for line in lines)
+        return (hits == 0, -kills.get(name, 0), -hits, reach[name].steps)
+
+    found = [name for name, one in reach.items() if one.functions & set(mutant.functions)]
+    return [(name, not order(name)[0]) for name in sorted(found, key=order)]
 
 
 def reach_map(progress: Callable[[int, int], None]) -> ReachMap:
@@ -68,7 +76,7 @@ def reach_map(progress: Callable[[int, int], None]) -> ReachMap:
     if file.is_file():
         document = json.loads(file.read_text(encoding="utf-8"))
         return {
-            name: Reached(frozenset(one["functions"]), frozenset(one["lines"]), one["steps"])
+            name: Reached(frozenset(one["functions"]), one["lines"], one["steps"])
             for name, one in document.items()
         }
     reach = {}
@@ -76,11 +84,7 @@ def reach_map(progress: Callable[[int, int], None]) -> ReachMap:
         progress(number, len(SCENARIOS))
         reach[name] = reached_by(load(name))
     document = {
-        name: {
-            "functions": sorted(one.functions),
-            "lines": sorted(one.lines),
-            "steps": one.steps,
-        }
+        name: {"functions": sorted(one.functions), "lines": one.lines, "steps": one.steps}
         for name, one in reach.items()
     }
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -101,13 +105,16 @@ def reached_by(scenario: Scenario, schedules: int = SCHEDULES) -> Reached:
     """Run one scenario under so many schedules and note what it executes."""
     trace = _Trace()
     world = World(scenario)
+    hits: Counter[str] = Counter()
     steps = 0
     try:
         for seed in range(schedules):
+            trace.lines = set()
             steps = max(steps, _run(world, seed, trace))
+            hits.update(trace.lines)
     finally:
         world.close()
-    return Reached(frozenset(trace.functions), frozenset(trace.lines), steps)
+    return Reached(frozenset(trace.functions), dict(hits), steps)
 
 
 class _Trace:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.bugs.mutants.campaign import Record
 from harness.bugs.mutants.catalogue import Mutant
+from harness.bugs.mutants.explained import Explanation
 from harness.bugs.mutants.hunt import FAILED, KILLED, SURVIVED, UNCOMPILED
 from harness.bugs.mutants.operators import KINDS
 from harness.report.tables import Cell, render
@@ -15,26 +16,31 @@ Records = Mapping[str, Record]
 
 
 def kill_table(mutants: Sequence[Mutant], records: Records) -> str:
-    """Kill rates by kind, of those that compile."""
-    rows = [_row(kind, [m for m in mutants if m.kind == kind], records) for kind in KINDS]
+    """Kill rates by operator, of those that compile."""
+    operators = dict.fromkeys(each.operator for each in mutants)
+    order = sorted(operators, key=lambda each: (KINDS.index(each.split("-")[0]), each))
+    rows = [_row(each, [m for m in mutants if m.operator == each], records) for each in order]
     rows.append(_row("all", mutants, records))
-    heads = ["kind", "mutants", "killed", "survive", "rate", "no code", "failed", "left"]
-    return render(heads, [row for row in rows if row[1]])
+    heads = ["operator", "mutants", "killed", "survive", "rate", "no code", "failed", "left"]
+    return render([*heads, "s each"], rows)
 
 
-def _row(kind: str, mutants: Sequence[Mutant], records: Records) -> list[Cell]:
-    counted = Counter(records.get(each.name, {}).get("outcome", "") for each in mutants)
+def _row(name: str, mutants: Sequence[Mutant], records: Records) -> list[Cell]:
+    found = [records[each.name] for each in mutants if each.name in records]
+    counted = Counter(each["outcome"] for each in found)
     judged = counted[KILLED] + counted[SURVIVED]
     rate = f"{100 * counted[KILLED] / judged:.0f} %" if judged else "-"
+    seconds = [each["wall_seconds"] for each in found]
     return [
-        kind,
+        name,
         len(mutants),
         counted[KILLED],
         counted[SURVIVED],
         rate,
         counted[UNCOMPILED],
         counted[FAILED],
-        counted[""],
+        len(mutants) - len(found),
+        f"{sum(seconds) / len(seconds):.1f}" if seconds else "-",
     ]
 
 
@@ -49,19 +55,32 @@ def oracle_table(records: Records) -> str:
     return render(["oracle", "killed", "median s", "longest s"], rows)
 
 
-def remainders(mutants: Sequence[Mutant], records: Records) -> list[str]:
-    """Survivors with their diffs, and what could not be judged."""
+def remainders(
+    mutants: Sequence[Mutant], records: Records, explained: Mapping[str, Explanation]
+) -> list[str]:
+    """Survivors with why or with their diffs, what could not be judged, and wrong explanations."""
     texts = []
     for mutant in mutants:
         record = records.get(mutant.name, {})
         outcome = record.get("outcome")
+        known = explained.get(mutant.name)
         if outcome == SURVIVED:
-            texts.append(
-                f"SURVIVES {mutant.name}: {record['executions']:,} executions,"
-                f" {record['exhausted']} scenarios exhausted\n{mutant.diff}"
+            tried = (
+                f"{record['executions']:,} executions, {record['exhausted']} of"
+                f" {record['scenarios']} scenarios exhausted"
             )
+            why = f"unexplained\n{mutant.diff}"
+            if known is not None:
+                why = f"{known.verdict}: {known.text}\n"
+            texts.append(f"SURVIVES {mutant.name}: {tried}; {why}")
         elif outcome in (UNCOMPILED, FAILED):
             texts.append(f"{outcome.upper()} {mutant.name}: {record['message']}\n{mutant.diff}")
+        elif outcome == KILLED and known is not None and known.verdict == "equivalent":
+            kill = record["kill"]
+            texts.append(
+                f"NOT EQUIVALENT {mutant.name}: killed by {kill['oracle']} in {kill['scenario']}"
+                f" ({kill['strategy']}): {kill['message']}\n"
+            )
     return texts
 
 
