@@ -1,4 +1,4 @@
-"""balance: what is counted up is counted down: invalidations, users, scheduled zaps."""
+"""balance: what is counted up is counted down: invalidations, users, scheduled zaps, logging."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from mmu.machine import layout as at
 from mmu.notifier import NOTIFIER_UNIT
 
 NAME = "balance"
-PROPERTY = "invalidations in progress, active ones and users are never negative, and 0 at rest"
+PROPERTY = (
+    "invalidations in progress, active ones and users are never negative, and 0 at rest; vCPUs log"
+    " for as many memslots as are logged"
+)
 IN_STRESS = "assertions; audit"
 
 
@@ -22,7 +25,16 @@ def audit(snapshot: Snapshot) -> list[str]:
         problems.append(f"mn_active_invalidate_count is {active:g} at rest")
     if int(words[at.USERS]) not in (0, 1):
         problems.append(f"users_count is {int(words[at.USERS])}")
+    logged = _logged_slots(snapshot) if int(words[at.C_USE_PML]) else 0
+    if int(words[at.LOGGING]) != logged:
+        problems.append(f"vCPUs log for {int(words[at.LOGGING])} memslots, and {logged} want it")
     queued, finished = int(words[at.ZAP_QUEUED]), int(words[at.ZAP_FINISHED])
     if finished > queued:
         problems.append(f"the zap worker finished {finished} of {queued} roots")
     return problems
+
+
+def _logged_slots(snapshot: Snapshot) -> int:
+    """Memslots whose writes are logged."""
+    slots = snapshot.vm.region("slots").reshape(-1, at.SLOT_WORDS)
+    return int(slots[:, at.SLOT_LOGGED].sum())

@@ -15,6 +15,7 @@ _ZAPS = "workloads.scenarios.zaps"
 _HOSTS = "workloads.scenarios.hosts"
 _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
+_THREADS = "workloads.scenarios.threads"
 
 SCENARIOS = {
     "map-map-same": _FAULTS,
@@ -129,6 +130,12 @@ SCENARIOS = {
     "slot-move-fault": _SLOTS,
     "slot-delete-notifier": _SLOTS,
     "slot-delete-move": _SLOTS,
+    "disable-disable-pml": _THREADS,
+    "enable-notifier": _THREADS,
+    "fast-fault-notifier": _THREADS,
+    "fast-fault-promote": _THREADS,
+    "huge-split-move": _THREADS,
+    "discard-swap-out": _THREADS,
 }
 
 
