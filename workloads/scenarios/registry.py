@@ -138,6 +138,9 @@ SCENARIOS = {
     "fast-fault-promote": _THREADS,
     "huge-split-move": _THREADS,
     "discard-swap-out": _THREADS,
+    "slot-delete-delete": _THREADS,
+    "slot-delete-moved": _THREADS,
+    "harvest-moved": _THREADS,
 }
 
 

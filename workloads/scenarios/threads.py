@@ -7,18 +7,26 @@ done where a lock, a read section or a compare-and-swap is all that keeps them a
 from __future__ import annotations
 
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
+from mmu.guest import quiet_point, vcpu_load, vcpu_put
 from mmu.host_changes import discard_pages, move_page, split_huge_mapping, swap_out
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
+from mmu.slot_changes import delete_memslot, move_memslot
+from mmu.spte import ACCESS_WRITE
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
+    PAGES,
     fill_caches,
+    harvest_and_copy,
     logged,
     map_for_reading,
     map_for_writing,
+    migration_lost_nothing,
+    one_access,
     read_page_1,
     small_vm,
+    touch,
     write_page_0,
 )
 
@@ -64,6 +72,43 @@ def split_and_move(cpu: Cpu) -> None:
     """The huge page of host page 0 is split, and page 0 moves to another frame."""
     split_huge_mapping(cpu, 0)
     move_page(cpu, 0)
+
+
+@kernel
+def delete_slot_0(cpu: Cpu) -> None:
+    """The first memslot goes."""
+    delete_memslot(cpu, 0)
+
+
+@kernel
+def delete_slot_1(cpu: Cpu) -> None:
+    """The second memslot goes, then the host moves a page of it."""
+    delete_memslot(cpu, 1)
+    move_page(cpu, 4)
+
+
+@kernel
+def move_slot_1(cpu: Cpu) -> None:
+    """The second memslot moves, then the host moves a page of it."""
+    move_memslot(cpu, 1, PAGES + 4)
+    move_page(cpu, 4)
+
+
+@kernel
+def move_slot_and_write(cpu: Cpu) -> None:
+    """The vCPU's thread moves the only memslot; the guest writes its first page there twice."""
+    move_memslot(cpu, 0, PAGES)
+    vcpu_load(cpu)
+    touch(cpu, PAGES, ACCESS_WRITE)
+    quiet_point(cpu)
+    touch(cpu, PAGES, ACCESS_WRITE)
+    vcpu_put(cpu)
+
+
+def both_slots_mapped(vm: Vm) -> None:
+    """The first page of each memslot was written."""
+    map_for_writing(vm)
+    one_access(vm.cpu(0), 4, ACCESS_WRITE)
 
 
 def protected_where_huge_may_be(vm: Vm) -> None:
@@ -122,4 +167,26 @@ DISCARD_SWAP_OUT = Scenario(
     (Actor("vcpu 0", nothing), Actor("host 0", discard_page_0), Actor("host 1", swap_page_0)),
     vm=small_vm(1, 2, spare_frames=2),
     setup=map_for_writing,
+)
+SLOT_DELETE_DELETE = Scenario(
+    "slot-delete-delete",
+    "two memslots go at once, and the host moves a page of one that is gone",
+    (Actor("vcpu 0", nothing), Actor("vmm 0", delete_slot_0), Actor("vmm 1", delete_slot_1)),
+    vm=small_vm(1, 2, spare_frames=2, slots=2),
+    setup=both_slots_mapped,
+)
+SLOT_DELETE_MOVED = Scenario(
+    "slot-delete-moved",
+    "a memslot moves while another one goes, and the host moves a page of it",
+    (Actor("vcpu 0", nothing), Actor("vmm 0", delete_slot_0), Actor("vmm 1", move_slot_1)),
+    vm=small_vm(1, 2, spare_frames=2, slots=2),
+    setup=both_slots_mapped,
+)
+HARVEST_MOVED = Scenario(
+    "harvest-moved",
+    "the log is harvested while its memslot moves and is written where it is then",
+    (Actor("vcpu 0", move_slot_and_write), Actor("vmm", harvest_and_copy)),
+    vm=small_vm(1, 1, levels=4),
+    setup=logged,
+    check=migration_lost_nothing,
 )
