@@ -7,7 +7,7 @@ done where a lock, a read section or a compare-and-swap is all that keeps them a
 from __future__ import annotations
 
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
-from mmu.guest import quiet_point, vcpu_load, vcpu_put
+from mmu.guest import vcpu_load, vcpu_put
 from mmu.host_changes import discard_pages, move_page, split_huge_mapping, swap_out
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
@@ -100,7 +100,6 @@ def move_slot_and_write(cpu: Cpu) -> None:
     move_memslot(cpu, 0, PAGES)
     vcpu_load(cpu)
     touch(cpu, PAGES, ACCESS_WRITE)
-    quiet_point(cpu)
     touch(cpu, PAGES, ACCESS_WRITE)
     vcpu_put(cpu)
 
