@@ -31,6 +31,9 @@ def audit(snapshot: Snapshot) -> list[str]:
     queued, finished = int(words[at.ZAP_QUEUED]), int(words[at.ZAP_FINISHED])
     if finished > queued:
         problems.append(f"the zap worker finished {finished} of {queued} roots")
+    scheduled = sum(root.scheduled for root in snapshot.roots)
+    if scheduled > queued - finished:
+        problems.append(f"{scheduled} roots are scheduled, and the queue knows {queued - finished}")
     return problems
 
 

@@ -140,6 +140,8 @@ SCENARIOS = {
     "discard-swap-out": _THREADS,
     "slot-delete-delete": _THREADS,
     "slot-delete-moved": _THREADS,
+    "slot-create-delete": _THREADS,
+    "put-put-queued": _THREADS,
     "harvest-moved": _THREADS,
 }
 

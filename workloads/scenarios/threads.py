@@ -11,7 +11,7 @@ from mmu.guest import vcpu_load, vcpu_put
 from mmu.host_changes import discard_pages, move_page, split_huge_mapping, swap_out
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
-from mmu.slot_changes import delete_memslot, move_memslot
+from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
 from mmu.spte import ACCESS_WRITE
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
@@ -29,6 +29,7 @@ from workloads.scenarios.common import (
     touch,
     write_page_0,
 )
+from workloads.scenarios.dying import drop_root, two_roots
 
 
 @kernel
@@ -77,6 +78,13 @@ def split_and_move(cpu: Cpu) -> None:
 @kernel
 def delete_slot_0(cpu: Cpu) -> None:
     """The first memslot goes."""
+    delete_memslot(cpu, 0)
+
+
+@kernel
+def create_and_delete_slot(cpu: Cpu) -> None:
+    """The memslot that is nowhere comes and goes."""
+    create_memslot(cpu, 0, 0)
     delete_memslot(cpu, 0)
 
 
@@ -180,6 +188,20 @@ SLOT_DELETE_MOVED = Scenario(
     (Actor("vcpu 0", nothing), Actor("vmm 0", delete_slot_0), Actor("vmm 1", move_slot_1)),
     vm=small_vm(1, 2, spare_frames=2, slots=2),
     setup=both_slots_mapped,
+)
+SLOT_CREATE_DELETE = Scenario(
+    "slot-create-delete",
+    "a memslot comes and goes while a vCPU writes to where it is meanwhile",
+    (Actor("vcpu 0", write_page_0), Actor("vmm", create_and_delete_slot)),
+    vm=small_vm(1, 1, absent_slots=1),
+    setup=fill_caches,
+)
+PUT_PUT_QUEUED = Scenario(
+    "put-put-queued",
+    "two vCPUs drop a root each, both of which the worker is to zap",
+    (Actor("vcpu 0", drop_root), Actor("vcpu 1", drop_root), Actor("worker", nothing)),
+    vm=small_vm(2, 1, zap_by="worker"),
+    setup=two_roots,
 )
 HARVEST_MOVED = Scenario(
     "harvest-moved",
