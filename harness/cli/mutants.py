@@ -14,6 +14,7 @@ from rich.live import Live
 from harness.bugs.mutants.campaign import Budget, Campaign, Record, file_name
 from harness.bugs.mutants.catalogue import Mutant, all_mutants, chosen
 from harness.bugs.mutants.explained import explained_text, explanations
+from harness.bugs.mutants.hunt import STRATEGIES
 from harness.bugs.mutants.reach import reach_map
 from harness.bugs.mutants.table import how_far, kill_table, oracle_table, remainders
 from harness.cli.common import add_output_arguments, compile_model, notice, write_json
@@ -171,7 +172,8 @@ def _compile(quiet: bool) -> None:
         load(name)
     workloads.load("torture")
     compile_model(quiet, "the scenarios and the model")
-    compile_engine("auto", notice(quiet))
+    for strategy in STRATEGIES:
+        compile_engine(strategy, notice(quiet))
 
 
 class Progress:

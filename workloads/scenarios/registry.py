@@ -136,6 +136,7 @@ SCENARIOS = {
     "enable-notifier": _THREADS,
     "fast-fault-notifier": _THREADS,
     "fast-fault-promote": _THREADS,
+    "flushes-move": _THREADS,
     "huge-split-move": _THREADS,
     "discard-swap-out": _THREADS,
     "slot-delete-delete": _THREADS,

@@ -9,10 +9,12 @@ from __future__ import annotations
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.guest import vcpu_load, vcpu_put
 from mmu.host_changes import discard_pages, move_page, split_huge_mapping, swap_out
+from mmu.hw.tlb import EVERYTHING
+from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
-from mmu.spte import ACCESS_WRITE
+from mmu.spte import ACCESS_READ, ACCESS_WRITE
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
@@ -48,6 +50,30 @@ def disable(cpu: Cpu) -> None:
 def move_page_0(cpu: Cpu) -> None:
     """Host page 0 moves to another frame."""
     move_page(cpu, 0)
+
+
+@kernel
+def flush(cpu: Cpu) -> None:
+    """A flush of everything that nobody needs."""
+    flush_remote_tlbs(cpu, 0, EVERYTHING)
+
+
+@kernel
+def flush_and_move(cpu: Cpu) -> None:
+    """Two flushes that nobody needs, then one that a page which moves needs."""
+    flush(cpu)
+    flush(cpu)
+    move_page(cpu, 0)
+
+
+@kernel
+def read_thrice(cpu: Cpu) -> None:
+    """The guest reads gfn 0 three times."""
+    vcpu_load(cpu)
+    touch(cpu, 0, ACCESS_READ)
+    touch(cpu, 0, ACCESS_READ)
+    touch(cpu, 0, ACCESS_READ)
+    vcpu_put(cpu)
 
 
 @kernel
@@ -160,6 +186,13 @@ FAST_FAULT_PROMOTE = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("vcpu 1", read_page_1), Actor("vmm", nothing)),
     vm=small_vm(2, 1, pml=False, backing_level=2),
     setup=protected_where_huge_may_be,
+)
+FLUSHES_MOVE = Scenario(
+    "flushes-move",
+    "a vCPU is asked for flushes by two threads, the last one for a page that moves",
+    (Actor("vcpu 0", read_thrice), Actor("host 0", flush), Actor("host 1", flush_and_move)),
+    vm=small_vm(1, 2, spare_frames=2),
+    setup=map_for_writing,
 )
 HUGE_SPLIT_MOVE = Scenario(
     "huge-split-move",

@@ -35,7 +35,7 @@ KILLED, SURVIVED, UNCOMPILED, FAILED = "killed", "survived", "uncompiled", "fail
 
 QUICK_S = 0.5  # dpor in each scenario
 LONG_S = 0.3  # shorter is not worth a start; with many scenarios only the first get so much
-STRATEGIES = ("surw", "pos", "urw", "dpor")  # share --seconds where dpor saw no end
+STRATEGIES = ("surw", "pct", "pos", "dpor")  # share --seconds where dpor saw no end
 # Little memory shows a missing flush, more of it races; policies take other paths.
 TORTURES = (
     ("-v", "3"),
@@ -107,7 +107,8 @@ class Hunt:
         except (NumbaError, UnsupportedBytecodeError, NotImplementedError) as error:
             said = [line.strip() for line in str(error).splitlines() if line.strip()]
             return Outcome(UNCOMPILED, message=" ".join(said)[:300])
-        compile_engine("auto")
+        for strategy in STRATEGIES:
+            compile_engine(strategy)
         compiled = time.monotonic()
         kill = next(self._kills(scenarios), None)
         if kill is None and torture is not None:
