@@ -233,9 +233,10 @@ def _finish(
 ) -> int:
     """Tables, the stored run, the exit status."""
     say = Speaker(silent=args.json == "-")
-    for text in remainders(mutants, records, explanations()):
+    explained = explanations()
+    for text in remainders(mutants, records, explained):
         say(text)
-    say(kill_table(mutants, records) + "\n")
+    say(kill_table(mutants, records, explained) + "\n")
     say(oracle_table(records) + "\n")
     document["outcome"] = "clean" if done else "interrupted"
     document["mutants"] = [

@@ -308,21 +308,29 @@ def test_tables():
     kill = {"oracle": "tlb", "message": "m", "scenario": "s", "strategy": "dpor"}
     survived = {"seconds": 2.0, "executions": 3, "scenarios": 2, "exhausted": 1}
     records = {
-        DEADLY: {"outcome": KILLED, "seconds": 1.0, "wall_seconds": 3.0, "kill": kill},
-        HARMLESS: {"outcome": SURVIVED, "wall_seconds": 5.0, **survived},
+        DEADLY: {
+            "name": DEADLY,
+            "outcome": KILLED,
+            "seconds": 1.0,
+            "wall_seconds": 3.0,
+            "kill": kill,
+        },
+        HARMLESS: {"name": HARMLESS, "outcome": SURVIVED, "wall_seconds": 5.0, **survived},
     }
     assert how_far(mutants, records) == "2 of 2: 1 killed, 1 survive"
     assert how_far(mutants, {}) == "0 of 2: none yet"
-    rows = [row.replace("|", "").split() for row in kill_table(mutants, records).splitlines()[2:]]
+    why = Explanation("equivalent", "because")
+    table = kill_table(mutants, records, {HARMLESS: why, DEADLY: why})
+    rows = [row.replace(" %", "%").replace("|", "").split() for row in table.splitlines()[2:]]
     assert rows == [
-        ["flush-removed", "1", "1", "0", "100", "%", "0", "0", "0", "3.0"],
-        ["atomic-weakened", "1", "0", "1", "0", "%", "0", "0", "0", "5.0"],
-        ["all", "2", "1", "1", "50", "%", "0", "0", "0", "4.0"],
+        ["flush-removed", "1", "1", "0", "0", "100%", "100%", "0", "0", "0", "3.0"],
+        ["atomic-weakened", "1", "0", "1", "1", "0%", "-", "0", "0", "0", "5.0"],
+        ["all", "2", "1", "1", "1", "50%", "100%", "0", "0", "0", "4.0"],
     ]
+    assert kill_table(mutants, records, {}).splitlines()[-1].count("50 %") == 2
     (text,) = remainders(mutants, records, {})
     told = f"SURVIVES {HARMLESS}: 3 executions, 1 of 2 scenarios exhausted; "
     assert text == f"{told}unexplained\n{BY_NAME[HARMLESS].diff}"
-    why = Explanation("equivalent", "because")
     texts = remainders(mutants, records, {HARMLESS: why, DEADLY: why})
     assert texts == [
         f"NOT EQUIVALENT {DEADLY}: killed by tlb in s (dpor): m\n",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from harness.bugs.mutants.campaign import Record
 from harness.bugs.mutants.catalogue import Mutant
@@ -15,33 +15,42 @@ from harness.report.tables import Cell, render
 Records = Mapping[str, Record]
 
 
-def kill_table(mutants: Sequence[Mutant], records: Records) -> str:
-    """Kill rates by operator, of those that compile."""
+def kill_table(
+    mutants: Sequence[Mutant], records: Records, explained: Mapping[str, Explanation]
+) -> str:
+    """Kill rates by operator: of those that compile, and of these without the equivalent ones."""
+    same = {name for name, each in explained.items() if each.verdict == "equivalent"}
     operators = dict.fromkeys(each.operator for each in mutants)
     order = sorted(operators, key=lambda each: (KINDS.index(each.split("-")[0]), each))
-    rows = [_row(each, [m for m in mutants if m.operator == each], records) for each in order]
-    rows.append(_row("all", mutants, records))
-    heads = ["operator", "mutants", "killed", "survive", "rate", "no code", "failed", "left"]
-    return render([*heads, "s each"], rows)
+    rows = [_row(each, [m for m in mutants if m.operator == each], records, same) for each in order]
+    rows.append(_row("all", mutants, records, same))
+    heads = ["operator", "mutants", "killed", "survive", "equivalent", "rate", "of the rest"]
+    return render([*heads, "no code", "failed", "left", "s each"], rows)
 
 
-def _row(name: str, mutants: Sequence[Mutant], records: Records) -> list[Cell]:
+def _row(name: str, mutants: Sequence[Mutant], records: Records, same: Set[str]) -> list[Cell]:
     found = [records[each.name] for each in mutants if each.name in records]
     counted = Counter(each["outcome"] for each in found)
     judged = counted[KILLED] + counted[SURVIVED]
-    rate = f"{100 * counted[KILLED] / judged:.0f} %" if judged else "-"
+    equivalent = sum(each["outcome"] == SURVIVED and each["name"] in same for each in found)
     seconds = [each["wall_seconds"] for each in found]
     return [
         name,
         len(mutants),
         counted[KILLED],
         counted[SURVIVED],
-        rate,
+        equivalent,
+        _rate(counted[KILLED], judged),
+        _rate(counted[KILLED], judged - equivalent),
         counted[UNCOMPILED],
         counted[FAILED],
         len(mutants) - len(found),
         f"{sum(seconds) / len(seconds):.1f}" if seconds else "-",
     ]
+
+
+def _rate(killed: int, judged: int) -> str:
+    return f"{100 * killed / judged:.0f} %" if judged else "-"
 
 
 def oracle_table(records: Records) -> str:
