@@ -154,6 +154,7 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
     if is_logged(cpu, slot):
         slots_unlock(cpu)
         return 0
+    emit(cpu, events.DIRTY_LOG_CHANGED, number, 1, 0)
     _forget_writes(cpu, slot)
     store_release(cpu, slot + SLOT_LOGGED, 1)
     fetch_add(cpu, LOGGING, config(cpu, C_USE_PML))
@@ -177,6 +178,7 @@ def disable_dirty_log(cpu: Cpu, number: int) -> None:
     slot = slot_word(cpu, number)
     slots_lock(cpu)
     if is_logged(cpu, slot):
+        emit(cpu, events.DIRTY_LOG_CHANGED, number, 0, 0)
         store_release(cpu, slot + SLOT_LOGGED, 0)
         fetch_add(cpu, LOGGING, -config(cpu, C_USE_PML))
         synchronize_srcu(cpu)
@@ -195,17 +197,15 @@ def _pages_in(mask: int) -> int:
 
 
 @kernel
-def _clear_in_roots(cpu: Cpu, first_gfn: int, mask: int, bits: int) -> int:
-    """Take `bits` from the leafs of these gfns in every valid root; how many (write lock held).
+def _clear_in_roots(cpu: Cpu, first_gfn: int, mask: int, bits: int) -> None:
+    """Take `bits` from the leafs of these gfns in every valid root (write lock held).
 
     Nobody puts a root while the lock is held for write, so none needs a reference.
     """
-    cleared = 0
     root = next_valid_root(cpu, 0)
     while root != 0 and not stopped(cpu):
-        cleared += clear_bits_masked(cpu, root, first_gfn, mask, bits)
+        clear_bits_masked(cpu, root, first_gfn, mask, bits)
         root = next_valid_root(cpu, root)
-    return cleared
 
 
 @kernel
@@ -224,7 +224,6 @@ def get_dirty_log(cpu: Cpu, number: int) -> int:
     bitmap = config(cpu, slot + SLOT_BITMAP)
     harvest = config(cpu, slot + SLOT_HARVEST)
     pages = 0
-    cleared = 0
     mmu_write_lock(cpu)
     for word in range(_bitmap_words(cpu, slot)):
         if stopped(cpu):
@@ -232,12 +231,13 @@ def get_dirty_log(cpu: Cpu, number: int) -> int:
         mask = 0
         if read_once(cpu, bitmap + word) != 0:
             mask = xchg(cpu, bitmap + word, 0)
-            cleared += _clear_in_roots(cpu, base + word * BITMAP_BITS, mask, bits)
+            _clear_in_roots(cpu, base + word * BITMAP_BITS, mask, bits)
             pages += _pages_in(mask)
         write_once(cpu, harvest + word, mask)
         emit(cpu, events.DIRTY_LOG_RETURNED, base + word * BITMAP_BITS, mask, number)
     mmu_write_unlock(cpu)
-    if cleared != 0:
+    if pages != 0:
+        # Also where no entry had anything to lose: ageing may have taken W, and it never flushes.
         flush_remote_tlbs(cpu, base, EVERYTHING)
     slots_unlock(cpu)
     tally(cpu, N_DIRTY_HARVESTED, pages)

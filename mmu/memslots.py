@@ -8,6 +8,7 @@ changed a slot waits for these.  A vCPU remembers the slot that it used last.
 
 from __future__ import annotations
 
+from mmu.gfn_track import is_lpage_disallowed
 from mmu.host.frames import mapping_level
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
@@ -30,6 +31,10 @@ from mmu.tdp_iter import pages_of, root_level
 
 STATE_BITS = 2
 STATE_MASK = 3
+
+# In SLOTS_GENERATION: a change can be seen already, its number is still to come
+# (KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS).
+UPDATE_IN_PROGRESS = 1 << 62
 
 
 @kernel
@@ -91,7 +96,8 @@ def is_logged(cpu: Cpu, slot: int) -> int:
 def max_mapping_level(cpu: Cpu, slot: int, gfn: int, mapping: int) -> int:
     """The highest level at which `gfn` may be mapped (kvm_mmu_max_mapping_level).
 
-    The host maps no higher, and a block that leaves the slot is forbidden (disallow_lpage).
+    The host maps no higher, and a block that leaves the slot, or holds a page whose writes
+    somebody wants to see, is forbidden (disallow_lpage): mmu_lock is held.
     """
     level = min(mapping_level(mapping), LEVEL_1G, root_level(own(cpu, VCPU_ROOT)) - 1)
     if level > LEVEL_4K:
@@ -100,7 +106,8 @@ def max_mapping_level(cpu: Cpu, slot: int, gfn: int, mapping: int) -> int:
         while level > LEVEL_4K:
             pages = pages_of(cpu, level)
             first = gfn & ~(pages - 1)
-            if first >= base and first + pages <= end:
+            inside = first >= base and first + pages <= end
+            if inside and not is_lpage_disallowed(cpu, gfn, level):
                 break
             level -= 1
     return level

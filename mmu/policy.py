@@ -31,7 +31,13 @@ ZAP_STEPS = {
     "4k-2m-1g": STEPS_4K_2M_1G,
 }
 FLUSH = {"range": 1, "all": 0}
-DIRTY_LOG_MODES = ("get",)
+
+# --dirty-log-mode: who clears the log, and where it begins.
+LOG_GET = 0  # KVM_GET_DIRTY_LOG returns it and clears it
+LOG_MANUAL = 1  # KVM_CLEAR_DIRTY_LOG clears what its caller names, 64 pages at least
+LOG_INITIALLY_SET = 2  # ... and at first everything counts as written: nothing is protected
+
+DIRTY_LOG_MODE = {"get": LOG_GET, "manual": LOG_MANUAL, "initially-set": LOG_INITIALLY_SET}
 
 POLICIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "huge-split": (
@@ -55,5 +61,9 @@ POLICIES: dict[str, tuple[str, tuple[str, ...]]] = {
         tuple(ZAP_STEPS),
     ),
     "flush": ("remote TLB flushes of a range, or always of everything", tuple(FLUSH)),
-    "dirty-log-mode": ("get: KVM_GET_DIRTY_LOG returns the bitmap and clears it", DIRTY_LOG_MODES),
+    "dirty-log-mode": (
+        "fetching the log clears it, or clearing is a call of its own (manual), or also everything"
+        " counts as written at first (initially-set)",
+        tuple(DIRTY_LOG_MODE),
+    ),
 }

@@ -82,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="dirty_log_mode",
         action="store_const",
         const="get",
+        default=argparse.SUPPRESS,
         help="fetching the log clears it, and logging covers all pages from the start: the"
         " default here (unlike the selftest, whose default is manual protection)",
     )

@@ -101,20 +101,38 @@ def add_guest_mode(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine(
-    parser: argparse.ArgumentParser, policies: tuple[str, ...], *, seeded: bool = True
+    parser: argparse.ArgumentParser,
+    policies: tuple[str, ...],
+    *,
+    seeded: bool = True,
+    drawn: bool = False,
 ) -> None:
-    """Policies and what the host's scheduler would decide; -r where anything is random."""
+    """Policies and what the host's scheduler would decide; -r where anything is random.
+
+    `drawn`: a policy that is not given is None, for the workload to draw by its seed.
+    """
     for name in policies:
         text, values = POLICIES[name]
         default = "eager" if name == "huge-split" else values[0]
+        said = "by the seed" if drawn else default
         parser.add_argument(
-            f"--{name}", choices=values, default=default, help=f"{text} (default {default})"
+            f"--{name}",
+            choices=values,
+            default=None if drawn else default,
+            help=f"{text} (default {said})",
         )
     parser.add_argument(
         "--no-pml",
         dest="pml",
         action="store_false",
         help="no page-modification log: dirty logging write-protects instead of clearing D",
+    )
+    parser.add_argument(
+        "--no-ad",
+        dest="ad",
+        action="store_false",
+        help="hardware without accessed and dirty bits (and so without PML): ageing takes"
+        " permissions away, dirty logging write-protects",
     )
     parser.add_argument(
         "--no-nx-huge-pages",
@@ -178,7 +196,9 @@ def vm_config(args: argparse.Namespace, pages: int, **more: Any) -> VmConfig:
         root_life=getattr(args, "root_life", "put"),
         zap_by=getattr(args, "zap_by", "caller"),
         zap_steps=getattr(args, "zap_steps", "1g"),
+        ad=args.ad,
         pml=args.pml,
+        dirty_log_mode=getattr(args, "dirty_log_mode", "get"),
         nx_huge_pages=args.nx_huge_pages,
         tick_ms=args.tick_ms,
         **more,

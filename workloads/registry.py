@@ -19,6 +19,26 @@ WORKLOADS = {
         "workloads.memslot_perf",
         "memslot_perf_test: map, unmap, move and use memory of up to 512 memslots",
     ),
+    "access-tracking": (
+        "workloads.access_tracking",
+        "access_tracking_perf_test: mark memory idle, access it again",
+    ),
+    "demand-paging": (
+        "workloads.demand_paging",
+        "demand_paging_test: the first access of every page, with userfaultfd or without",
+    ),
+    "page-table": (
+        "workloads.page_table",
+        "kvm_page_table_test: create, split and rebuild mappings that all vCPUs share",
+    ),
+    "mmu-stress": (
+        "workloads.mmu_stress",
+        "mmu_stress_test: large guests of aliased memory, resets, mprotect, deleted memslots",
+    ),
+    "nx-huge-pages": (
+        "workloads.nx_huge_pages",
+        "nx_huge_pages_test: exact counters when executed huge pages split and are recovered",
+    ),
     "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),
 }

@@ -31,6 +31,7 @@ SHOWN_COUNTERS = (
     "roots_zapped",
     "roots_freed",
     "sptes_zapped",
+    "sptes_aged",
     "notifier_unmaps",
     "host_faults",
     "host_writebacks",

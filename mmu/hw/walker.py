@@ -12,6 +12,7 @@ from mmu.machine.conditions import LIFETIME_WALK, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel
 from mmu.machine.layout import (
+    C_AD_BITS,
     C_PML,
     N_PML_ENTRIES,
     PML_INDEX,
@@ -19,12 +20,13 @@ from mmu.machine.layout import (
     VCPU_ROOT,
 )
 from mmu.machine.primitives import cmpxchg, config, own, read_once, set_own, stopped, tally
-from mmu.spte import ACCESS_WRITE, ACCESSED, DIRTY, LEVEL_4K, PS, RWX, is_poison
+from mmu.spte import ACCESS_WRITE, ACCESSED, DIRTY, LEVEL_4K, PS, RWX, SPTE_R, is_mmio, is_poison
 from mmu.tdp_iter import child_table, index_of, root_level, root_table
 
 # What a walk that grants nothing reports (bits 3 to 5 of the exit qualification, condensed).
 VIOLATION_NOT_PRESENT = 0
 VIOLATION_PERMISSION = -1
+MISCONFIGURATION = -3  # an exit of its own: write permission without read permission
 
 
 @inlined_kernel
@@ -38,7 +40,12 @@ def pml_log(cpu: Cpu, gfn: int) -> None:
 
 @inlined_kernel
 def _set_accessed_dirty(cpu: Cpu, sptep: int, spte: int, gfn: int, access: int) -> int:
-    """Set A, and D for a write; the entry as it is now, or 0 if it changed under the walker."""
+    """Set A, and D for a write; the entry as it is now, or 0 if it changed under the walker.
+
+    Without A and D bits there is nothing to set, and what is cached owes no update.
+    """
+    if config(cpu, C_AD_BITS) == 0:
+        return spte | ACCESSED | DIRTY
     wanted = ACCESSED | DIRTY if access & ACCESS_WRITE != 0 else ACCESSED
     if spte & wanted == wanted:
         return spte
@@ -51,7 +58,7 @@ def _set_accessed_dirty(cpu: Cpu, sptep: int, spte: int, gfn: int, access: int) 
 
 @inlined_kernel
 def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
-    """One walk; a grant, a VIOLATION_*, or -2 if the leaf changed and the walk must be repeated.
+    """One walk; a grant, why there is none, or -2: the leaf changed, the walk must be repeated.
 
     A violation drops what led to it from the caches (SDM 28.4.3.1): otherwise a vCPU would fault
     again and again in a table that was replaced, until somebody flushes.
@@ -75,9 +82,10 @@ def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
         level -= 1
         if level == LEVEL_4K:
             structure_fill(cpu, gfn, table)
-    if spte & access != access:
+    wanted = access | SPTE_R
+    if spte & wanted != wanted:
         structure_drop(cpu, gfn)
-        return VIOLATION_PERMISSION
+        return MISCONFIGURATION if is_mmio(spte) else VIOLATION_PERMISSION
     granted = _set_accessed_dirty(cpu, sptep, spte, gfn, access)
     if granted == 0:
         return -2
@@ -87,7 +95,7 @@ def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
 
 @inlined_kernel
 def walk(cpu: Cpu, gfn: int, access: int) -> int:
-    """Translate `gfn` for `access`: its entry, adjusted to the page (positive), or a VIOLATION_*.
+    """Translate `gfn` for `access`: its entry, adjusted to the page (positive), or why not.
 
     What it grants is cached; the grant itself is returned, since the TLB may hold an older
     translation of the page at another size.

@@ -21,7 +21,7 @@ from mmu.machine.layout import (
     VIOLATION_CONDITION,
     VIOLATIONS,
 )
-from mmu.machine.primitives import announce, observe, own, set_own, tally, watched
+from mmu.machine.primitives import announce, observe, own, set_own, tally
 
 # (number, oracle, sentence); {a}, {b}, {c} are the values that `warn` was given.
 (
@@ -59,7 +59,10 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TLB_TABLE,
     TLB_FRAME,
     TLB_RANGE,
-) = range(1, 35)
+    DIRTY_DROPPED,
+    TRANSITION_MMIO,
+    MAPPING_TRACKED,
+) = range(1, 38)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -114,7 +117,15 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     ),
     MAPPING_MMIO: (
         "mapping",
-        "gfn {a:#x} was emulated as a device, but the memslot at word {b} is only about to go",
+        "gfn {a:#x} was emulated as a device, but the memslot at word {b} covers it",
+    ),
+    TRANSITION_MMIO: (
+        "transitions",
+        "entry at word {a} went from present {b:#x} to MMIO {c:#x}",
+    ),
+    MAPPING_TRACKED: (
+        "mapping",
+        "gfn {a:#x} is write-tracked, and {b} writes of it landed that its trackers do not know of",
     ),
     ZAP_NONPRESENT: (
         "transitions",
@@ -126,7 +137,7 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     ROOT_INVALID_USED: ("roots", "root page {a} is invalid, and somebody who does not zap uses it"),
     LEAK_ROOT: ("leaks", "root page {a} was freed while entry {b} was {c:#x}"),
     BALANCE_IN_PROGRESS: ("balance", "{b} invalidations are in progress"),
-    BALANCE_USERS: ("balance", "a VM with {b} users was destroyed"),
+    BALANCE_USERS: ("balance", "a VM with {b} users was destroyed or created"),
     LIFETIME_OUTSIDE: ("lifetime", "step {b} was about to touch word {a}, outside the block"),
     LEAK_EXHAUSTED: ("leaks", "gfn {a:#x}: no page-table page is left, {b} were handed out"),
     LOCK_MODE: ("locks", "a function that needs lock {a} ran while its actor held {b:#x}"),
@@ -137,6 +148,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     DIRTY_LOST: (
         "dirty",
         "gfn {a:#x} was written and no harvest names it: it holds {b:#x}, its copy {c:#x}",
+    ),
+    DIRTY_DROPPED: (
+        "dirty",
+        "host page {a:#x} was dropped as clean while it held {b:#x} and its copy on disk {c:#x}",
     ),
 }
 
@@ -150,8 +165,7 @@ def _record(cpu: Cpu, condition: int, a: int, b: int, c: int) -> None:
         set_own(cpu, VIOLATION_B, b)
         set_own(cpu, VIOLATION_C, c)
     tally(cpu, VIOLATIONS, 1)
-    if watched(cpu):
-        announce(cpu, events.WARN + condition, a, b, c)
+    announce(cpu, events.WARN + condition, a, b, c)
 
 
 def warn(cpu: Cpu, failed: int, condition: int, a: int, b: int, c: int) -> None:

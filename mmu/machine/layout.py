@@ -68,15 +68,18 @@ ACTORS_MAX = 4096  # the request walk and the 12-bit actor number in violation r
     C_ZAP_STEPS,
     C_FREE_FRAMES,  # the host's stack of free frames
     C_DISK,  # what the host has written back, one value per host page
+    C_AD_BITS,  # the hardware keeps A and D bits
+    C_DIRTY_LOG_MODE,
+    C_WRITE_TRACKED,  # who is write-tracked (mmu/gfn_track.py); 0: nobody ever is
     CONFIG_END,
-) = range(49)
+) = range(52)
 
 # --- Header: words that change, each group on lines of its own ---------------------------------
 
 # A lock is a line: the word, its event count, its sleepers, finished exclusive phases, its owner.
 GATE, SLEEPERS, PHASES, OWNER = range(1, 5)
 
-_LINES = [64 + LINE * i for i in range(25)]
+_LINES = [64 + LINE * i for i in range(26)]
 (
     MMU_LOCK,
     PAGES_LOCK,  # tdp_mmu_pages_lock: the possible-NX list
@@ -90,6 +93,7 @@ _LINES = [64 + LINE * i for i in range(25)]
     ZAP_QUEUED,  # roots handed to the zap worker so far
     ZAP_FINISHED,  # ... and of these, those it has finished
     NOTIFIERS,  # mn_active_invalidate_count, in units of NOTIFIER_UNIT
+    SLOTS_GENERATION,  # of the memslots: one more with every change of one
     INVALIDATE,
     STAT_PAGES_4K,  # kvm_stat pages_4k, pages_2m, pages_1g
     STAT_PAGES_2M,
@@ -107,6 +111,7 @@ _LINES = [64 + LINE * i for i in range(25)]
 HEADER_WORDS = _HEADER_LAST + LINE
 POOL_TOP = POOL  # how many pages the stack holds
 POOL_FRESH = POOL + 1  # pages below this number were handed out at least once
+NX_LAST = NX_LIST + 1  # the last of them
 HOST_FREE_TOP = HOST  # how many free frames the host's stack holds
 # Written under mmu_lock (write), read without it: the invalidations under way and their range.
 INVALIDATE_SEQ, IN_PROGRESS, RANGE_START, RANGE_END = range(INVALIDATE, INVALIDATE + 4)
@@ -222,6 +227,15 @@ COUNTER_NAMES = (
     "slots_changed",
     "entries_between_checks_max",
     "fault_retries_max",
+    "pf_prefetched",  # pages that a prefault has mapped
+    "pf_write_protected",  # writes emulated because somebody wants to see them
+    "pf_mmio_spte_created",
+    "mmio_spte_hits",  # accesses of a hole that needed no lookup of the memslots
+    "sptes_aged",
+    "nx_recovered",  # tables that made room for a huge page to be
+    "huge_recovered",  # huge pages put together when logging ended
+    "gfns_write_protected",
+    "memory_faults",  # accesses that the host refuses
 )
 (
     N_ACCESSES,
@@ -273,11 +287,23 @@ COUNTER_NAMES = (
     N_SLOTS_CHANGED,
     N_BETWEEN_CHECKS_MAX,
     N_FAULT_RETRIES_MAX,
+    N_PF_PREFETCHED,
+    N_PF_WRITE_PROTECTED,
+    N_PF_MMIO_SPTE_CREATED,
+    N_MMIO_SPTE_HITS,
+    N_SPTES_AGED,
+    N_NX_RECOVERED,
+    N_HUGE_RECOVERED,
+    N_GFNS_WRITE_PROTECTED,
+    N_MEMORY_FAULTS,
 ) = range(COUNTERS, COUNTERS + len(COUNTER_NAMES))
 COUNTERS_MAX_NAMES = tuple(name for name in COUNTER_NAMES if name.endswith("_max"))
 # The supervisor's phase number for this actor, with GATE and SLEEPERS.
 ACTOR_COMMAND = COUNTERS + 8 * LINE
-ACTOR_FIXED_WORDS = ACTOR_COMMAND + LINE
+# The host page that a vCPU's thread waits for its handler to install + 1 (userfaultfd), with GATE
+# and SLEEPERS.
+USERFAULT = ACTOR_COMMAND + LINE
+ACTOR_FIXED_WORDS = USERFAULT + LINE
 
 # Latency histograms, one after the other at offset C_HISTOGRAMS.
 HISTOGRAM_NAMES = (

@@ -11,6 +11,7 @@ from mmu.machine import events
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
+    C_AD_BITS,
     C_NX_HUGE_PAGES,
     ITERATOR,
     N_SPLITS_2M,
@@ -63,7 +64,8 @@ def link_sp(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, page: int) -> 
     """Publish a table that is ready (tdp_mmu_link_sp); DONE, or the entry's present value."""
     poke(cpu, record_of(cpu, page) + SP_PARENT, sptep)
     poke(cpu, record_of(cpu, page) + SP_STATE, SP_LINKED)
-    result = set_spte_atomic(cpu, sptep, gfn, level, old, make_nonleaf(page))
+    new = make_nonleaf(page, config(cpu, C_AD_BITS))
+    result = set_spte_atomic(cpu, sptep, gfn, level, old, new)
     if result == DONE:
         tally(cpu, N_TABLES_LINKED, 1)
         count(cpu, STAT_TABLES, 1)

@@ -69,9 +69,9 @@ class Tree:
 
     def _entry(self, kind: str, level: int, unlinked: Iterator[int]) -> tuple[int, int]:
         if kind == "table" and (page := next(unlinked, 0)):
-            return make_nonleaf(page), page
+            return make_nonleaf(page, 1), page
         if kind == "leaf" and level <= 3:
-            return make_leaf(1 << 20, level, 1, 0), 0
+            return make_leaf(1 << 20, level, 1, 0, 1), 0
         return FROZEN if kind == "frozen" else NONPRESENT, 0
 
     def walk(self, min_level: int, start: int, end: int) -> list[Entry]:
@@ -259,7 +259,7 @@ def test_what_changes_under_it_is_read_again(
         assert walker.entry() == expected[number]
         # Another actor links a table here, or zaps it, between the visit and the step down.
         zapped = bool(value & MMU_PRESENT and not value & PS)
-        new = NONPRESENT if zapped else make_nonleaf(TABLES_MAX)
+        new = NONPRESENT if zapped else make_nonleaf(TABLES_MAX, 1)
         tree.vm.tables[TABLES_MAX] = 0
         tree.vm.tables[place >> bits, place & (1 << bits) - 1] = new
         now = tree.walk(1, start, end)
@@ -279,8 +279,8 @@ def test_an_empty_range_at_an_entrys_begin_has_none(twin: bool) -> None:
 
 def test_a_naive_walk_of_a_known_tree() -> None:
     with tree_of(1, 2) as tree:
-        tree.vm.tables[ROOT_PAGE] = (make_nonleaf(2), 0)
-        tree.vm.tables[2] = (make_leaf(8, 1, 1, 1), 0)
+        tree.vm.tables[ROOT_PAGE] = (make_nonleaf(2, 1), 0)
+        tree.vm.tables[2] = (make_leaf(8, 1, 1, 1, 1), 0)
         leaf = int(tree.vm.tables[2, 0])
         table = int(tree.vm.tables[ROOT_PAGE, 0])
         assert isinstance(tree.vm.tables, np.ndarray)

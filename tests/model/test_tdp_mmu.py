@@ -39,7 +39,7 @@ def leaf_in_frame(number: int) -> int:
     """A leaf of the guest's frame `number`: what is zapped tells the host of its frame."""
     vm = small_vm()
     # Interpreted: at import nothing is compiled yet.
-    leaf = interpreted(make_leaf)(int(vm.words[at.C_FRAME_PFN]) + number, 1, 1, 1)
+    leaf = interpreted(make_leaf)(int(vm.words[at.C_FRAME_PFN]) + number, 1, 1, 1, 1)
     vm.close()
     return leaf
 

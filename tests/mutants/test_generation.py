@@ -158,6 +158,10 @@ def test_every_pattern_fits_something():
 SOUNDS = re.compile("flush|[^b]lock|rcu|request|frozen|stale|obsolete|dirty|pml|^put_|^get_")
 SPARED = {
     "_serve_requests": "what it does is taken away one by one",
+    "clear_flush_young": "what it does is",
+    "next_valid_root_rcu": "what it does is",
+    "is_dirty": "says what an entry holds and tells nobody",
+    "dirty_bit_of": "says what an entry holds and tells nobody",
     "relax_mmu_lock": "its two sections are",
     "_set_accessed_dirty": "its one step is",
     "mmu_lock_contended": "who does not ask lets nobody in: slow, not wrong",

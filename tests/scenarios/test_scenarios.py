@@ -28,7 +28,7 @@ MODULES = modules_of(
     *("tdp", "fault.py", "fast_fault.py", "hw", "dirty_log.py", "tdp_mmu.py", "tdp_iter.py"),
     *("guest.py", "pages.py", "memslots.py", "host", "removed.py", "nx_list.py", "roots.py"),
     *("reload.py", "entry.py", "notifier.py", "zap_worker.py", "zap_all.py", "slot_changes.py"),
-    "host_changes.py",
+    *("host_changes.py", "nx_recovery.py", "gfn_track.py", "write_track.py", "emulate.py"),
 )
 SCHEDULES = 60
 STEPS_MAX = 5000
@@ -162,7 +162,7 @@ def test_the_registry_says_what_there_is():
     assert [scenario.name for scenario in LOADED.values()] == list(SCENARIOS)
     for scenario in LOADED.values():
         assert scenario.vm is not None
-        levels = 4 if scenario.name == "invalidate-deep" else 3
+        levels = 4 if scenario.name in ("invalidate-deep", "harvest-moved") else 3
         assert (scenario.vm.bits, scenario.vm.levels, scenario.vm.gfn_base) == (1, levels, 0)
         assert scenario.about[0].islower()
 

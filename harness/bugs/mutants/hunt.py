@@ -25,6 +25,8 @@ from harness.explore.parallel import Task, explore
 from harness.run.lifeline import die_with_parent
 from harness.run.session import Session, SignalFlag
 from harness.run.status import Status
+from harness.watch.inject import Injection
+from harness.watch.stress import Watching
 from mmu.machine.kernel import warm
 from workloads import registry as workload_registry
 from workloads.errors import RunFailed, TdpraceError
@@ -44,6 +46,9 @@ TORTURES = (
     ("-v", "2", "-b", "1M", "--zap-by", "caller", "--zap-steps", "4k-2m-1g", "--flush", "range"),
 )
 WATCHDOG_S = 10.0
+
+# Every second one: failures take paths that luck seldom takes, delays widen windows.
+INJECTED = Injection(retry=0.01, cmpxchg=0.01, contention=0.05, delay=0.001, delay_ns=2000)
 
 # What a run that failed means, by what its error says.
 _HOW = (
@@ -171,7 +176,8 @@ def _how(error: RunFailed) -> str:
 def _tortured(seconds: float) -> Iterator[Kill]:
     """What `torture` finds, its variants sharing the time."""
     workload = workload_registry.load("torture")
-    for words in TORTURES:
+    for number, words in enumerate(TORTURES):
+        watching = Watching(bounds=True, inject=INJECTED if number % 2 else None, seed=1)
         parser = argparse.ArgumentParser()
         workload.add_arguments(parser)
         options = (*words, "--seconds", f"{seconds / len(TORTURES):.3f}")
@@ -179,7 +185,7 @@ def _tortured(seconds: float) -> Iterator[Kill]:
         with SignalFlag() as flag:
             try:
                 plan = workload.plan(parser.parse_args(options))
-                session = Session(plan, Status(True), watchdog_s=WATCHDOG_S, bounds=True)
+                session = Session(plan, Status(True), watchdog_s=WATCHDOG_S, watching=watching)
                 result = session.run(flag, lambda phase, so_far: None)
             except (ArithmeticError, LookupError, ValueError) as error:
                 # An audit of a memory that cannot be.
