@@ -29,9 +29,11 @@ from harness.bugs.mutants.hunt import (
     LONG_S,
     STRATEGIES,
     SURVIVED,
+    TORTURES,
     UNCOMPILED,
     Job,
     long_round,
+    torture_plan,
 )
 from harness.bugs.mutants.reach import Reached, reached_by, scenarios_for
 from harness.bugs.mutants.table import how_far, kill_table, remainders
@@ -286,6 +288,13 @@ def test_a_job_is_what_the_budget_allows(tmp_path):
     assert job == Job(os.getpid(), ("b", "a", "off"), ("b", "a"), 3, 4)
     off = {"off": reach["off"]}
     assert Campaign(tmp_path, Budget(3, 4), off).job(mutant).worth == ("off",)
+
+
+@pytest.mark.parametrize("words", TORTURES, ids=" ".join)
+def test_each_variant_of_torture_can_be_run(words):
+    plan = torture_plan(words, 2.5)
+    assert plan.workload == "torture"
+    assert sum(phase.lasts for phase in plan.phases) == pytest.approx(2.5)
 
 
 def test_the_long_round():

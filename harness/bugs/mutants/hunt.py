@@ -30,6 +30,7 @@ from harness.watch.stress import Watching
 from mmu.machine.kernel import warm
 from workloads import registry as workload_registry
 from workloads.errors import RunFailed, TdpraceError
+from workloads.plan import Plan
 from workloads.scenario import Scenario
 from workloads.scenarios.registry import load
 
@@ -38,12 +39,26 @@ KILLED, SURVIVED, UNCOMPILED, FAILED = "killed", "survived", "uncompiled", "fail
 QUICK_S = 0.5  # dpor in each scenario
 LONG_S = 0.3  # shorter is not worth a start; with many scenarios only the first get so much
 STRATEGIES = ("surw", "pct", "pos", "dpor")  # share --seconds where dpor saw no end
-# Little memory shows a missing flush, more of it races; policies take other paths.
+# Little memory shows a missing flush, more of it races; policies, and what the seed draws, take
+# other paths.
 TORTURES = (
-    ("-v", "3"),
-    ("-v", "2", "-b", "64k"),
-    ("-v", "2", "-b", "16M", "-s", "2m", "--huge-split", "zap", "--root-life", "owned"),
-    ("-v", "2", "-b", "1M", "--zap-by", "caller", "--zap-steps", "4k-2m-1g", "--flush", "range"),
+    ("-v", "3", "--seed", "1"),
+    ("-v", "2", "--seed", "2", "-b", "64k", "-s", "4k"),
+    ("-v", "2", "--seed", "3", "-b", "16M", "--huge-split", "zap", "--root-life", "owned"),
+    (
+        "-v",
+        "2",
+        "-b",
+        "1M",
+        "-s",
+        "4k",
+        "--zap-by",
+        "caller",
+        "--zap-steps",
+        "4k-2m-1g",
+        "--flush",
+        "range",
+    ),
 )
 WATCHDOG_S = 10.0
 
@@ -173,18 +188,22 @@ def _how(error: RunFailed) -> str:
     return next((how for text, how in _HOW if text in str(error)), "end")
 
 
+def torture_plan(words: Sequence[str], seconds: float) -> Plan:
+    """One variant of `torture`, for so long."""
+    workload = workload_registry.load("torture")
+    parser = argparse.ArgumentParser()
+    workload.add_arguments(parser)
+    return workload.plan(parser.parse_args([*words, "--seconds", f"{seconds:.3f}"]))
+
+
 def _tortured(seconds: float) -> Iterator[Kill]:
     """What `torture` finds, its variants sharing the time."""
-    workload = workload_registry.load("torture")
     for number, words in enumerate(TORTURES):
         watching = Watching(bounds=True, inject=INJECTED if number % 2 else None, seed=1)
-        parser = argparse.ArgumentParser()
-        workload.add_arguments(parser)
-        options = (*words, "--seconds", f"{seconds / len(TORTURES):.3f}")
         name = f"torture {' '.join(words)}"
         with SignalFlag() as flag:
             try:
-                plan = workload.plan(parser.parse_args(options))
+                plan = torture_plan(words, seconds / len(TORTURES))
                 session = Session(plan, Status(True), watchdog_s=WATCHDOG_S, watching=watching)
                 result = session.run(flag, lambda phase, so_far: None)
             except (ArithmeticError, LookupError, ValueError) as error:
