@@ -22,7 +22,7 @@ from harness.bugs.mutants.campaign import (
 )
 from harness.bugs.mutants.catalogue import Mutant, all_mutants
 from harness.bugs.mutants.edits import Edit, Source
-from harness.bugs.mutants.explained import Explanation
+from harness.bugs.mutants.explained import Explanation, explanations
 from harness.bugs.mutants.hunt import (
     FAILED,
     KILLED,
@@ -87,7 +87,7 @@ def test_who_must_die_dies_and_who_changes_nothing_lives(hunted):
     ]
     table = (folder / "table.txt").read_text()
     assert f"SURVIVES {HARMLESS}" in table
-    assert BY_NAME[HARMLESS].diff in table
+    assert explanations()[HARMLESS].text in table
     assert DEADLY not in table
 
 
