@@ -20,6 +20,7 @@ COMMANDS = {
     "scale": "vCPU-scaling table over counts and policies",
     "explore": "explore a scenario's interleavings, all of them if possible",
     "replay": "replay a reproducer, or tell its story",
+    "mutants": "take away each flush, lock, test or mark in turn: who notices?",
     "results": "list, show and compare stored runs",
     "list": "workloads, scenarios, strategies, policies and oracles",
     "doctor": "what this machine can run",

@@ -1,4 +1,4 @@
-"""balance: what is counted up is counted down: invalidations, users, scheduled zaps.
+"""balance: what is counted up is counted down: invalidations, users, scheduled zaps, logging.
 
 The sequence of invalidations is the exception: it only grows, by one for each that has ended.
 """
@@ -10,7 +10,10 @@ from mmu.machine import layout as at
 from mmu.notifier import NOTIFIER_UNIT
 
 NAME = "balance"
-PROPERTY = "counts of invalidations and users are never negative, 0 at rest; the sequence grows"
+PROPERTY = (
+    "counts of invalidations and users are never negative, 0 at rest; the sequence grows; vCPUs log"
+    " for as many memslots as are logged"
+)
 IN_STRESS = "assertions; audit"
 
 
@@ -31,7 +34,19 @@ def audit(snapshot: Snapshot) -> list[str]:
         problems.append(
             f"the sequence of invalidations is {int(words[at.INVALIDATE_SEQ])}, {ended} have ended"
         )
+    logged = _logged_slots(snapshot) if int(words[at.C_USE_PML]) else 0
+    if int(words[at.LOGGING]) != logged:
+        problems.append(f"vCPUs log for {int(words[at.LOGGING])} memslots, and {logged} want it")
     queued, finished = int(words[at.ZAP_QUEUED]), int(words[at.ZAP_FINISHED])
     if finished > queued:
         problems.append(f"the zap worker finished {finished} of {queued} roots")
+    scheduled = sum(root.scheduled for root in snapshot.roots)
+    if scheduled > queued - finished:
+        problems.append(f"{scheduled} roots are scheduled, and the queue knows {queued - finished}")
     return problems
+
+
+def _logged_slots(snapshot: Snapshot) -> int:
+    """Memslots whose writes are logged."""
+    slots = snapshot.vm.region("slots").reshape(-1, at.SLOT_WORDS)
+    return int(slots[:, at.SLOT_LOGGED].sum())

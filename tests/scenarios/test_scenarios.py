@@ -163,7 +163,7 @@ def test_the_registry_says_what_there_is():
     assert [scenario.name for scenario in LOADED.values()] == list(SCENARIOS)
     for scenario in LOADED.values():
         assert scenario.vm is not None
-        levels = 4 if scenario.name == "invalidate-deep" else 3
+        levels = 4 if scenario.name in ("invalidate-deep", "harvest-moved") else 3
         assert (scenario.vm.bits, scenario.vm.levels, scenario.vm.gfn_base) == (1, levels, 0)
         assert scenario.about[0].islower()
 

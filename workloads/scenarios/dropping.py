@@ -17,6 +17,7 @@ from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
     copy_everything,
     execute_page_0,
+    execute_page_1,
     map_for_writing,
     migration_lost_nothing,
     one_access,
@@ -35,6 +36,19 @@ def execute_page_2(cpu: Cpu) -> None:
 
 
 @kernel
+def execute_page_3(cpu: Cpu) -> None:
+    """The guest executes gfn 3, the last of the second huge page."""
+    one_access(cpu, 3, ACCESS_EXECUTE)
+
+
+@kernel
+def enter_and_leave(cpu: Cpu) -> None:
+    """The guest runs for a moment and accesses nothing."""
+    vcpu_load(cpu)
+    vcpu_put(cpu)
+
+
+@kernel
 def prefault_page_1(cpu: Cpu) -> None:
     """Map gfn 1 without accessing it; one attempt, whatever comes of it."""
     vcpu_load(cpu)
@@ -47,6 +61,13 @@ def map_two_for_writing(vm: Vm) -> None:
     """Each vCPU has written a huge page of its own."""
     map_for_writing(vm)
     one_access(vm.cpu(1), 2, ACCESS_WRITE)
+
+
+def two_cached(vm: Vm) -> None:
+    """Two huge pages are mapped; vCPU 2 has cached both."""
+    map_for_writing(vm)
+    one_access(vm.cpu(2), 2, ACCESS_WRITE)
+    one_access(vm.cpu(2), 0, ACCESS_WRITE)
 
 
 def huge_and_logged(vm: Vm) -> None:
@@ -65,6 +86,17 @@ DROP_DROP = Scenario(
     (Actor("vcpu 0", execute_page_0), Actor("vcpu 1", execute_page_2)),
     vm=small_vm(2, backing_level=2, huge_split="zap"),
     setup=map_two_for_writing,
+)
+DROP_DROP_CACHED = Scenario(
+    "drop-drop-cached",
+    "two huge pages are dropped that a third vCPU has cached: it is asked for both flushes at once",
+    (
+        Actor("vcpu 0", execute_page_1),
+        Actor("vcpu 1", execute_page_3),
+        Actor("vcpu 2", enter_and_leave),
+    ),
+    vm=small_vm(3, backing_level=2, huge_split="zap"),
+    setup=two_cached,
 )
 DROP_SPLIT = Scenario(
     "drop-split",

@@ -15,6 +15,7 @@ _ZAPS = "workloads.scenarios.zaps"
 _HOSTS = "workloads.scenarios.hosts"
 _DYING = "workloads.scenarios.dying"
 _SLOTS = "workloads.scenarios.slots"
+_THREADS = "workloads.scenarios.threads"
 _AGEING = "workloads.scenarios.ageing"
 _RESTORING = "workloads.scenarios.restoring"
 _MMIO = "workloads.scenarios.mmio"
@@ -51,6 +52,7 @@ SCENARIOS = {
     "huge-logged-write": _LOGGING,
     "protect-yielding": _LOGGING,
     "drop-drop": _DROPPING,
+    "drop-drop-cached": _DROPPING,
     "drop-split": _DROPPING,
     "drop-logged": _DROPPING,
     "drop-read": _DROPPING,
@@ -81,6 +83,7 @@ SCENARIOS = {
     "eager-split-zap": _ZAPS,
     "zap-walker": _ZAPS,
     "zap-table-execute": _ZAPS,
+    "zap-table-write": _ZAPS,
     "promote-walker": _ZAPS,
     "promote-execute": _ZAPS,
     "promote-promote": _ZAPS,
@@ -142,6 +145,18 @@ SCENARIOS = {
     "slot-delete-move": _SLOTS,
     "slot-gone-logged": _SLOTS,
     "slot-gone-cleared": _SLOTS,
+    "disable-disable-pml": _THREADS,
+    "enable-notifier": _THREADS,
+    "fast-fault-notifier": _THREADS,
+    "fast-fault-promote": _THREADS,
+    "flushes-move": _THREADS,
+    "huge-split-move": _THREADS,
+    "discard-swap-out": _THREADS,
+    "slot-delete-delete": _THREADS,
+    "slot-delete-moved": _THREADS,
+    "slot-create-delete": _THREADS,
+    "put-put-queued": _THREADS,
+    "harvest-moved": _THREADS,
     "age-walker": _AGEING,
     "age-walker-aged": _AGEING,
     "age-map": _AGEING,

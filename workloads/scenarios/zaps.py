@@ -87,6 +87,12 @@ def small_pages_where_huge_may_be(vm: Vm) -> None:
     disable_dirty_log(vmm, 0)
 
 
+def executed_and_logged(vm: Vm) -> None:
+    """The same, and logging was switched on: the next write sets D."""
+    executed(vm)
+    enable_dirty_log(vm.cpu(vm.config.vcpus), 0)
+
+
 MAP_ZAP = Scenario(
     "map-zap",
     "a vCPU writes a page for the first time while it is zapped",
@@ -151,4 +157,11 @@ ZAP_TABLE_EXECUTE = Scenario(
     (Actor("vcpu 0", execute_page_1), Actor("host", zap_nx_table)),
     vm=small_vm(1, 1, backing_level=2),
     setup=executed,
+)
+ZAP_TABLE_WRITE = Scenario(
+    "zap-table-write",
+    "the hardware sets D in a table that is being given back",
+    (Actor("vcpu 0", write_page_0), Actor("host", zap_nx_table)),
+    vm=small_vm(1, 1, backing_level=2),
+    setup=executed_and_logged,
 )
