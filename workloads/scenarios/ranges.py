@@ -1,4 +1,4 @@
-"""User space protects or unmaps a range of its memory while vCPUs use it; memslots show it twice."""
+"""User space protects or unmaps memory while vCPUs use it; two memslots may show it at once."""
 
 from __future__ import annotations
 
