@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mmu.dirty_log import mark_page_dirty
 from mmu.fast_fault import fast_page_fault
+from mmu.gfn_track import is_write_tracked
 from mmu.host.frames import host_mapping, host_page, mapping_pfn
 from mmu.host.mapping import host_fault_in
 from mmu.machine import events
@@ -16,6 +17,7 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
+    C_AD_BITS,
     C_SAMPLE_MASK,
     FAULT_NUMBER,
     H_FAULT,
@@ -28,6 +30,7 @@ from mmu.machine.layout import (
     N_PF_RETRY,
     N_PF_SPURIOUS,
     N_PF_TAKEN,
+    N_PF_WRITE_PROTECTED,
     POOL_FRESH,
     RETRIES,
     VCPU_ROOT,
@@ -57,6 +60,7 @@ from mmu.tdp.map import (
     RET_PF_INVALID,
     RET_PF_RETRY,
     RET_PF_SPURIOUS,
+    RET_PF_WRITE_PROTECTED,
     tdp_mmu_map,
     tdp_mmu_map_other,
 )
@@ -129,6 +133,8 @@ def _count_result(cpu: Cpu, result: int) -> None:
         tally(cpu, N_PF_SPURIOUS, 1)
     elif result == RET_PF_RETRY:
         tally(cpu, N_PF_RETRY, 1)
+    elif result == RET_PF_WRITE_PROTECTED:
+        tally(cpu, N_PF_WRITE_PROTECTED, 1)
 
 
 @inlined_kernel
@@ -140,7 +146,12 @@ def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     if slot < 0:
         # About to go or to move: it is memory still, so this is no MMIO, but nothing is mapped.
         return RET_PF_RETRY
-    if present and access == ACCESS_WRITE:
+    # No fault may fix it (page_fault_handle_page_track).  Whoever has begun to track it since this
+    # look has taken what the fast path needs; who has stopped gets one write more than he wants.
+    if present and access == ACCESS_WRITE and is_write_tracked(cpu, gfn):
+        return RET_PF_WRITE_PROTECTED
+    # Nothing granted: without A bits it may be that only ageing has put the permissions aside.
+    if access == ACCESS_WRITE if present else config(cpu, C_AD_BITS) == 0:
         result = fast_page_fault(cpu, own(cpu, VCPU_ROOT), gfn, access, slot)
         if result != RET_PF_INVALID:
             tally(cpu, N_PF_FAST, int(result == RET_PF_FIXED))

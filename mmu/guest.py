@@ -9,6 +9,7 @@ translation is still under way.
 from __future__ import annotations
 
 from mmu.dirty_log import drain_pml, publish_pml
+from mmu.emulate import emulate_write
 from mmu.entry import enter_guest
 from mmu.fault import handle_page_fault
 from mmu.host.frames import access_frame
@@ -58,7 +59,10 @@ from mmu.spte import (
     RWX,
     pfn_of,
 )
-from mmu.tdp.map import RET_PF_EMULATE, RET_PF_INVALID, RET_PF_RETRY
+from mmu.tdp.map import RET_PF_EMULATE, RET_PF_INVALID, RET_PF_RETRY, RET_PF_WRITE_PROTECTED
+
+# How an access ends that the guest does not do itself.
+MMIO, EMULATED = 1, 2
 
 QUIET_ACCESSES = 256  # accesses between two looks at the clock
 
@@ -103,22 +107,31 @@ def _permits(entry: int, access: int) -> int:
 
 @inlined_kernel
 def _fault_in(cpu: Cpu, gfn: int, access: int, reason: int) -> int:
-    """A VM exit because a walk granted nothing; 1 if the access must be given up (MMIO)."""
+    """A VM exit because a walk granted nothing; 0: try again, else how the access has ended.
+
+    That is MMIO, or EMULATED: KVM has done the write itself.
+    """
     vm_exit(cpu)
     result = RET_PF_INVALID
     if reason == MISCONFIGURATION:
         result = handle_mmio_page_fault(cpu, gfn)
     if result == RET_PF_INVALID:
         result = handle_page_fault(cpu, gfn, access, reason == VIOLATION_PERMISSION)
-    if result == RET_PF_RETRY:
+    ended = MMIO if result == RET_PF_EMULATE else 0
+    if result == RET_PF_WRITE_PROTECTED and emulate_write(cpu, gfn):
+        ended = EMULATED
+    elif result in (RET_PF_RETRY, RET_PF_WRITE_PROTECTED):
         again(cpu)
     enter_guest(cpu)
-    return result == RET_PF_EMULATE
+    return ended
 
 
 @inlined_kernel
 def _translate(cpu: Cpu, gfn: int, access: int) -> int:
-    """The entry that grants the access (adjusted to the page), 0 if it ended in MMIO or STOP."""
+    """The entry that grants the access (adjusted to the page), 0 if it ended in MMIO or STOP.
+
+    Negative if KVM has done the access.
+    """
     while not stopped(cpu):
         if request_pending(cpu):
             _exit_and_enter(cpu)
@@ -128,8 +141,9 @@ def _translate(cpu: Cpu, gfn: int, access: int) -> int:
         entry = walk(cpu, gfn, access)
         if entry > 0:
             return entry
-        if _fault_in(cpu, gfn, access, entry):
-            return 0
+        ended = _fault_in(cpu, gfn, access, entry)
+        if ended:
+            return MMIO - ended
     return 0
 
 
@@ -137,8 +151,8 @@ def _translate(cpu: Cpu, gfn: int, access: int) -> int:
 def guest_access(cpu: Cpu, gfn: int, access: int) -> int:
     """One guest access of `gfn`: ACCESS_READ, _WRITE or _EXECUTE; 1 if it reached memory."""
     entry = _translate(cpu, gfn, access)
-    if entry == 0:
-        return 0
+    if entry <= 0:
+        return -entry
     warn(cpu, entry & access != access, MAPPING_PERMISSION, gfn, access, entry & RWX)
     access_frame(cpu, gfn, pfn_of(entry), access)
     emit(cpu, events.GUEST_ACCESS, gfn, access, pfn_of(entry))

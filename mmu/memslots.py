@@ -8,7 +8,9 @@ changed a slot waits for these.  A vCPU remembers the slot that it used last.
 
 from __future__ import annotations
 
-from mmu.host.frames import mapping_level
+from mmu.gfn_track import is_lpage_disallowed
+from mmu.host.frames import host_mapping, mapping_level
+from mmu.machine.conditions import MAPPING_SLOT, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
@@ -24,7 +26,7 @@ from mmu.machine.layout import (
     SLOT_WORDS,
     VCPU_ROOT,
 )
-from mmu.machine.primitives import config, own, read_once, set_own
+from mmu.machine.primitives import config, own, read_once, set_own, stopped
 from mmu.spte import LEVEL_1G, LEVEL_4K
 from mmu.tdp_iter import pages_of, root_level
 
@@ -95,16 +97,37 @@ def is_logged(cpu: Cpu, slot: int) -> int:
 def max_mapping_level(cpu: Cpu, slot: int, gfn: int, mapping: int) -> int:
     """The highest level at which `gfn` may be mapped (kvm_mmu_max_mapping_level).
 
-    The host maps no higher, and a block that leaves the slot is forbidden (disallow_lpage).
+    The host maps no higher, and a block that leaves the slot, or holds a page whose writes
+    somebody wants to see, is forbidden (disallow_lpage): mmu_lock is held.
     """
     level = min(mapping_level(mapping), LEVEL_1G, root_level(own(cpu, VCPU_ROOT)) - 1)
+    return _level_in_slot(cpu, slot, gfn, level)
+
+
+@inlined_kernel
+def _level_in_slot(cpu: Cpu, slot: int, gfn: int, level: int) -> int:
+    """The highest level up to `level` at which the gfn's block lies within the slot."""
     if level > LEVEL_4K:
         base = slot_base(cpu, slot)
         end = base + config(cpu, slot + SLOT_PAGES)
         while level > LEVEL_4K:
             pages = pages_of(cpu, level)
             first = gfn & ~(pages - 1)
-            if first >= base and first + pages <= end:
+            inside = first >= base and first + pages <= end
+            if inside and not is_lpage_disallowed(cpu, gfn, level):
                 break
             level -= 1
     return level
+
+
+@kernel
+def max_recovery_level(cpu: Cpu, slot: int, gfn: int, root: int) -> int:
+    """The highest level at which a table of `root` could be one leaf from `gfn` on; no fault asks.
+
+    mmu_lock held, for read at least.  The gfn must be the slot's: what is known of its huge
+    pages, and where the host has them, is looked up by the distance from the slot's first gfn.
+    """
+    inside = _holds(cpu, slot, read_once(cpu, slot + SLOT_PLACE), gfn)
+    warn(cpu, not inside and not stopped(cpu), MAPPING_SLOT, gfn, slot, 0)
+    level = min(mapping_level(host_mapping(cpu, gfn)), LEVEL_1G, root_level(root) - 1)
+    return _level_in_slot(cpu, slot, gfn, level)

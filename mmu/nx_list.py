@@ -10,6 +10,7 @@ from __future__ import annotations
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
+    NX_LAST,
     NX_LIST,
     SP_NX_DISALLOWED,
     SP_NX_NEXT,
@@ -25,15 +26,17 @@ LISTED = 2  # SP_NX_DISALLOWED: 1 forbidden, 2 forbidden and on the list
 
 @kernel
 def _list_add(cpu: Cpu, page: int) -> None:
-    """Put a table at the head of the list."""
+    """Put a table at the end of the list: the oldest go first."""
     assert_held(cpu, HELD_PAGES)
     record = record_of(cpu, page)
-    first = read_once(cpu, NX_LIST)
-    write_once(cpu, record + SP_NX_NEXT, first)
-    write_once(cpu, record + SP_NX_PREVIOUS, 0)
-    if first != 0:
-        write_once(cpu, record_of(cpu, first) + SP_NX_PREVIOUS, page)
-    write_once(cpu, NX_LIST, page)
+    last = read_once(cpu, NX_LAST)
+    write_once(cpu, record + SP_NX_NEXT, 0)
+    write_once(cpu, record + SP_NX_PREVIOUS, last)
+    if last == 0:
+        write_once(cpu, NX_LIST, page)
+    else:
+        write_once(cpu, record_of(cpu, last) + SP_NX_NEXT, page)
+    write_once(cpu, NX_LAST, page)
 
 
 @kernel
@@ -47,7 +50,9 @@ def _list_remove(cpu: Cpu, page: int) -> None:
         write_once(cpu, NX_LIST, after)
     else:
         write_once(cpu, record_of(cpu, before) + SP_NX_NEXT, after)
-    if after != 0:
+    if after == 0:
+        write_once(cpu, NX_LAST, before)
+    else:
         write_once(cpu, record_of(cpu, after) + SP_NX_PREVIOUS, before)
 
 
@@ -72,7 +77,19 @@ def untrack_nx_huge_page(cpu: Cpu, page: int) -> None:
         return
     pages_lock(cpu)
     if read_once(cpu, flag) == LISTED:
-        _list_remove(cpu, page)
-        count(cpu, STAT_NX_SPLITS, -1)
-    write_once(cpu, flag, 0)
+        unaccount_nx_huge_page(cpu, page)
+    else:
+        write_once(cpu, flag, 0)
     pages_unlock(cpu)
+
+
+@kernel
+def unaccount_nx_huge_page(cpu: Cpu, page: int) -> None:
+    """Take a listed table off the list: a huge page may take its place (tdp_mmu_pages_lock held).
+
+    The flag goes last, since who removes the table looks at it without the lock: as long as it is
+    set he waits here, and the record says whose table it is.
+    """
+    _list_remove(cpu, page)
+    count(cpu, STAT_NX_SPLITS, -1)
+    write_once(cpu, record_of(cpu, page) + SP_NX_DISALLOWED, 0)

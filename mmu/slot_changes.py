@@ -13,20 +13,23 @@ generation says that a change is under way, and no MMIO entry is believed.
 from __future__ import annotations
 
 from mmu.hw.vcpu import synchronize_srcu
+from mmu.machine import events
 from mmu.machine.blocking import EXCLUSIVE, SHARED_MASK, acquire_when, release
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
+    C_SLOTS,
     N_SLOTS_CHANGED,
     NOTIFIERS,
     SLOT_ABSENT,
     SLOT_INVALID,
     SLOT_PLACE,
     SLOT_PRESENT,
+    SLOT_WORDS,
     SLOTS_GENERATION,
 )
 from mmu.machine.lock import HELD_SLOTS, assert_held, slots_lock, slots_unlock
-from mmu.machine.primitives import read_once, store_release, tally
+from mmu.machine.primitives import config, emit, read_once, store_release, tally
 from mmu.memslots import STATE_BITS, UPDATE_IN_PROGRESS, slot_word
 from mmu.spte import MMIO_GENERATION_MASK
 from mmu.zap_all import zap_all_fast
@@ -39,6 +42,8 @@ def _swap_active_memslots(cpu: Cpu, slot: int, place: int) -> None:
     The count of invalidations is held at 0 only while the words are written.  The generation is
     marked before the change can be seen, and grows after everybody has left who has not seen it.
     """
+    number = (slot - config(cpu, C_SLOTS)) // SLOT_WORDS
+    emit(cpu, events.MEMSLOT_CHANGED, number, place, 0)
     assert_held(cpu, HELD_SLOTS)
     generation = read_once(cpu, SLOTS_GENERATION)
     acquire_when(cpu, NOTIFIERS, EXCLUSIVE | SHARED_MASK, 0, EXCLUSIVE)

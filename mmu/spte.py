@@ -106,8 +106,19 @@ def is_access_tracked(spte: int) -> int:
 
 @inlined_kernel
 def dirty_bit_of(spte: int) -> int:
-    """The bit that says that the guest may have written: D, or W where there is no D."""
+    """The bit whose loss makes the next write be noticed: D, or W where there is no D."""
     return SPTE_W if spte & AD_DISABLED != 0 else DIRTY
+
+
+@inlined_kernel
+def is_dirty(spte: int) -> int:
+    """The guest may have written through this leaf since it was mapped: the host is to know.
+
+    Without D, MMU-writable says it: a leaf that has it was writable once.  W itself, as in 6.12,
+    would not do: ageing takes it without a lock, and while it told the host of the write the frame
+    could be given to somebody else.  (6.13 tells the host when a leaf becomes writable.)
+    """
+    return spte & (MMU_WRITABLE if spte & AD_DISABLED != 0 else DIRTY) != 0
 
 
 @inlined_kernel
@@ -218,11 +229,23 @@ def make_nonleaf(page: int, ad: int) -> int:
 def make_split_child(huge: int, child_level: int, pfn_offset: int, restore_executable: int) -> int:
     """One of the entries that take a huge leaf's place (make_small_spte): W, A and D as they were.
 
-    A 4K child may be executed again where only the NX workaround forbade it.
+    A 4K child may be executed again where only the NX workaround forbade it; if it is
+    access-tracked, as the huge leaf was, then from its next access on (make_spte_executable).
     """
     child = huge + (pfn_offset << PFN_SHIFT)
     if child_level == LEVEL_4K:
         child &= ~PS
         if restore_executable:
-            child |= SPTE_X
+            child |= SPTE_X << SAVED_SHIFT if is_access_tracked(child) else SPTE_X
     return child
+
+
+@inlined_kernel
+def make_huge(small: int, pages: int, executable: int) -> int:
+    """The leaf of `pages` pages that takes the place of a table with the leaf `small` in it.
+
+    make_huge_spte, 6.13: permissions, A and D are that one's; what the others knew is told to the
+    host when they go.  An access-tracked one keeps its X among the saved bits.
+    """
+    huge = (small | PS) & ~((pages - 1) << PFN_SHIFT)
+    return huge if executable else huge & ~(SPTE_X | SPTE_X << SAVED_SHIFT)

@@ -67,9 +67,9 @@ from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.pages import maybe_free_deferred
 from mmu.removed import handle_removed_pt, tell_host, update_page_stats
 from mmu.spte import (
-    DIRTY,
     LEVEL_1G,
     NONPRESENT,
+    is_dirty,
     is_frozen,
     is_leaf,
     is_mmio,
@@ -114,8 +114,8 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
         warn(cpu, is_mmio(new), TRANSITION_MMIO, sptep, old, new)
         tell_host(cpu, gfn, old)
         tally(cpu, N_SPTES_ZAPPED, 1)
-    elif was_leaf and is_leaf_now and old & ~new & DIRTY != 0:
-        # The D bit is the host's only other record of the write.
+    elif was_leaf and is_leaf_now and is_dirty(old) and not is_dirty(new):
+        # The entry was the host's only other record of the write.
         mark_frame(cpu, gfn, pfn_of(old), MARK_DIRTY)
     if not is_present(old) and not is_present(new):
         frozen = is_frozen(old) or is_frozen(new)
@@ -132,6 +132,17 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
 
 
 @inlined_kernel
+def _exchange(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> int:
+    """The change itself; DONE, or what the entry holds."""
+    seen = cmpxchg(cpu, sptep, old, new)
+    if seen != old:
+        tally(cpu, N_CMPXCHG_FAILED, 1)
+        return seen
+    handle_changed_spte(cpu, sptep, gfn, old, new, level)
+    return DONE
+
+
+@inlined_kernel
 def set_spte_atomic(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> int:
     """Shared mode: change the entry from `old`, which the caller has read, to `new`.
 
@@ -143,12 +154,15 @@ def set_spte_atomic(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: i
     warn(cpu, is_frozen(old), FROZEN_CHANGED, sptep, old, new)
     if probe(cpu, events.PROBE_CMPXCHG):
         return read_once(cpu, sptep)
-    seen = cmpxchg(cpu, sptep, old, new)
-    if seen != old:
-        tally(cpu, N_CMPXCHG_FAILED, 1)
-        return seen
-    handle_changed_spte(cpu, sptep, gfn, old, new, level)
-    return DONE
+    return _exchange(cpu, sptep, gfn, level, old, new)
+
+
+@inlined_kernel
+def set_spte_expected(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> int:
+    """`set_spte_atomic` for who does not try again: no injected failure, only what others did."""
+    assert_held(cpu, HELD_MMU)
+    warn(cpu, is_frozen(old), FROZEN_CHANGED, sptep, old, new)
+    return _exchange(cpu, sptep, gfn, level, old, new)
 
 
 @kernel
@@ -205,21 +219,35 @@ def note_visited(cpu: Cpu, now: int) -> None:
     set_own(cpu, CHECKED, now)
 
 
-@kernel
-def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
-    """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
+@inlined_kernel
+def resched_wanted(cpu: Cpu, now: int) -> int:
+    """Somebody wants the core or mmu_lock (need_resched, rwlock_needbreak)."""
+    wanted = probe(cpu, events.PROBE_CONTEND)
+    # The scheduler tick has passed since this actor last gave up its core.
+    need_resched = now - own(cpu, TICK_BEGAN) > config(cpu, C_TICK_CYCLES)
+    return int(wanted or need_resched or mmu_lock_contended(cpu))
 
-    Then every pointer is dead and the loop body must go on to the next entry at once.  Refused
-    until the walk has moved on since its last yield: it would never end otherwise.
+
+@kernel
+def need_resched(cpu: Cpu, it: int) -> int:
+    """Whether the walk should let others in now (tdp_mmu_iter_need_resched).
+
+    Not until it has moved on since its last yield: it would never end otherwise.
     """
     now = cycles(cpu)
     note_visited(cpu, now)
     if own(cpu, it + IT_NEXT_LAST_LEVEL_GFN) == own(cpu, it + IT_YIELDED_GFN):
         return False
-    wanted = probe(cpu, events.PROBE_CONTEND)
-    # The scheduler tick has passed since this actor last gave up its core.
-    need_resched = now - own(cpu, TICK_BEGAN) > config(cpu, C_TICK_CYCLES)
-    if not wanted and not need_resched and not mmu_lock_contended(cpu):
+    return resched_wanted(cpu, now)
+
+
+@kernel
+def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
+    """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
+
+    Then every pointer is dead and the loop body must go on to the next entry at once.
+    """
+    if not need_resched(cpu, it):
         return False
     if flush:
         flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), EVERYTHING)

@@ -69,6 +69,13 @@ def _drop_vcpu_root(cpu: Cpu, vcpu: int) -> None:
 
 
 @kernel
+def create_vm(cpu: Cpu) -> None:
+    """A new VM over the memory and memslots of one that was destroyed (kvm_create_vm)."""
+    before = fetch_add(cpu, USERS, 1)
+    warn(cpu, before != 0 and not stopped(cpu), BALANCE_USERS, 0, before, 0)
+
+
+@kernel
 def begin_destroy(cpu: Cpu) -> None:
     """The last user is gone: from now on who puts a root zaps it himself."""
     before = fetch_add(cpu, USERS, -1)

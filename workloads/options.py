@@ -101,14 +101,25 @@ def add_guest_mode(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine(
-    parser: argparse.ArgumentParser, policies: tuple[str, ...], *, seeded: bool = True
+    parser: argparse.ArgumentParser,
+    policies: tuple[str, ...],
+    *,
+    seeded: bool = True,
+    drawn: bool = False,
 ) -> None:
-    """Policies and what the host's scheduler would decide; -r where anything is random."""
+    """Policies and what the host's scheduler would decide; -r where anything is random.
+
+    `drawn`: a policy that is not given is None, for the workload to draw by its seed.
+    """
     for name in policies:
         text, values = POLICIES[name]
         default = "eager" if name == "huge-split" else values[0]
+        said = "by the seed" if drawn else default
         parser.add_argument(
-            f"--{name}", choices=values, default=default, help=f"{text} (default {default})"
+            f"--{name}",
+            choices=values,
+            default=None if drawn else default,
+            help=f"{text} (default {said})",
         )
     parser.add_argument(
         "--no-pml",

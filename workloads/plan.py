@@ -17,6 +17,7 @@ from mmu.vm import Vm, VmConfig
 VCPU = "vcpu"
 VMM = "vmm"  # the thread of the virtual machine monitor that calls ioctls
 ZAP_WORKER = "zap worker"
+NX_RECOVERY = "kvm-nx-lpage-recovery"  # the kernel thread of that name
 HOST = "host"  # the host's own threads: reclaim, migration of pages, huge pages, KSM
 
 
@@ -85,6 +86,7 @@ class Plan:
     `headline` names the phase that tables compare, `counted` those whose counters are shown;
     `header` and `summary` are the lines before and after the phases.  `services` are roles that
     take part in no phase: each plays its one part from the beginning until the run stops.
+    `features` are what a random run does and does not.
     """
 
     workload: str
@@ -97,13 +99,15 @@ class Plan:
     summary: Summary = no_summary
     pins: tuple[int, ...] = ()  # core of actor 0, 1, ...; actors behind the end are free
     services: Mapping[str, Part] = field(default_factory=dict)
+    features: Mapping[str, bool] = field(default_factory=dict)  # switched on and off by the seed
 
 
 class Workload(Protocol):
     """A workload module; its docstring is what `--help` begins with.
 
-    It may also have `EXAMPLES`, words to type after the workload's name, `LISTS`, options with
-    several values that `--compare` takes apart, and `comparison(compare, runs) -> Comparison` over
+    It may also have `EXAMPLES`, words to type after the workload's name, `RING`, how many of an
+    actor's last events are kept by default, `LISTS`, options with several values that `--compare`
+    takes apart, and `comparison(compare, runs) -> Comparison` over
     the runs' documents.
     """
 

@@ -163,7 +163,7 @@ def _on_step(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
     else:
         return ending.alone(ctx, kind, a, b)
     if owed.is_table_word(ctx, a):
-        owed.check_touched(ctx, actor, kind, a)
+        owed.check_touched(ctx, actor, kind, a, b)
     return STOP if get(ctx, at.H_STOPPING) != 0 else GO
 
 

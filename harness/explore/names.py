@@ -84,6 +84,7 @@ _PLAIN = {
     "newest": "newest value at gfn {}",
     "disk": "disk copy of gfn {}",
     "free frames": "free frame {}",
+    "write tracked": "trackers of gfn {}",
 }
 
 

@@ -1,8 +1,9 @@
 """What must be true at the moment that something is freed or handed back, in explored runs.
 
-A freed table may not be touched at all.  When a table or a frame is freed, or an invalidation has
-started, no vCPU in the guest may still have a translation of it: outside the guest it serves its
-flush before it goes on, in the guest nobody can make it.  Looks at the VM's words only.
+A freed table may not be touched at all.  When a table or a frame is freed, an invalidation has
+started, or whoever removed a table leaves RCU (it may be freed from then on), no vCPU in the guest
+may still have a translation of it: outside the guest it serves its flush before it goes on, in the
+guest nobody can make it.  Looks at the VM's words only.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from harness.explore.faults import note_fault
 from harness.watch.words import get
 from mmu.hw.tlb import GENERATION_BITS, GENERATION_MASK, STRUCTURES
 from mmu.hw.vcpu import IN_GUEST_MODE, MODE_MASK
-from mmu.machine.conditions import LIFETIME_FREED, TLB_FRAME, TLB_RANGE, TLB_TABLE
+from mmu.machine.conditions import FROZEN_CHANGED, LIFETIME_FREED, TLB_FRAME, TLB_RANGE, TLB_TABLE
 from mmu.machine.events import (
+    FETCH_AND,
+    FETCH_OR,
     FRAME_FREE,
     INVALIDATE_RANGE_START,
     PEEK,
     POKE,
+    RCU_LEAVE,
     READ_ONCE,
     TABLE_FREE,
     WARN,
@@ -40,14 +44,16 @@ from mmu.machine.layout import (
     C_TABLES,
     C_TLB,
     C_VCPUS,
+    DEFERRED,
     RECORD_WORDS,
     REQUEST,
+    SP_DEFERRED_NEXT,
     SP_FREE,
     SP_STATE,
     TLB_GENERATION,
     VCPU_STATE,
 )
-from mmu.spte import ACCESSED, AD_DISABLED, MMU_PRESENT, PFN_MASK, PFN_SHIFT
+from mmu.spte import ACCESSED, AD_DISABLED, FROZEN, MMU_PRESENT, PFN_MASK, PFN_SHIFT
 
 if TYPE_CHECKING:
     from harness.explore.world import World
@@ -70,24 +76,41 @@ def was_replaced(found: int, reported: int) -> int:
 
 
 @array_kernel
-def check_touched(ctx: int, actor: int, kind: int, addr: int) -> None:
-    """A step is about to touch a word of a table page; the allocator's own are exempt."""
+def check_touched(ctx: int, actor: int, kind: int, addr: int, operand: int) -> None:
+    """A step is about to touch a word of a table page; the allocator's own are exempt.
+
+    A change of single bits goes for whatever is there now: never may that be a frozen entry.
+    """
     bits = get(ctx, at.H_GEOMETRY) & 0xFF
     page = (addr - get(ctx, at.H_TABLES)) >> bits
     state = word_now(ctx, word_now(ctx, C_RECORDS) + page * RECORD_WORDS + SP_STATE)
     if state == SP_FREE and kind not in (PEEK, POKE):
         note_fault(ctx, WARN + LIFETIME_FREED, actor, addr, kind, page)
+    if kind in (FETCH_AND, FETCH_OR) and word_now(ctx, addr) == FROZEN:
+        changed = FROZEN & operand if kind == FETCH_AND else FROZEN | operand
+        note_fault(ctx, WARN + FROZEN_CHANGED, actor, addr, FROZEN, changed)
 
 
 @array_kernel
 def check_freed(ctx: int, actor: int, event: int, a: int, b: int) -> None:
-    """An event says that something was freed, or that an invalidation has started."""
-    if get(ctx, at.H_TABLES_END) == 0 or event not in (
-        TABLE_FREE,
-        FRAME_FREE,
-        INVALIDATE_RANGE_START,
-    ):
+    """An event says that something was or may be freed, or that an invalidation has started."""
+    if get(ctx, at.H_TABLES_END) == 0:
         return
+    if event in (TABLE_FREE, FRAME_FREE, INVALIDATE_RANGE_START):
+        _check_vcpus(ctx, actor, event, a, b)
+    elif event == RCU_LEAVE:
+        page = word_now(
+            ctx, word_now(ctx, C_ACTOR_BASE) + actor * word_now(ctx, C_ACTOR_STRIDE) + DEFERRED
+        )
+        while page != 0:
+            _check_vcpus(ctx, actor, TABLE_FREE, page, 0)
+            record = word_now(ctx, C_RECORDS) + page * RECORD_WORDS
+            page = word_now(ctx, record + SP_DEFERRED_NEXT)
+
+
+@array_kernel
+def _check_vcpus(ctx: int, actor: int, event: int, a: int, b: int) -> None:
+    """No vCPU in the guest has a translation of what the event is about."""
     for vcpu in range(word_now(ctx, C_VCPUS)):
         own = word_now(ctx, C_ACTOR_BASE) + vcpu * word_now(ctx, C_ACTOR_STRIDE)
         handle = at.actor_at(ctx, vcpu)
@@ -159,11 +182,11 @@ class Watcher:
         row = at.HEADER_WORDS + actor * at.ACTOR_WORDS
         self._block[row + at.A_KIND], self._block[row + at.A_ADDR] = kind, addr
 
-    def step(self, actor: int, kind: int, addr: int) -> Found | None:
+    def step(self, actor: int, kind: int, addr: int, operand: int) -> Found | None:
         """Before a step: what it breaks."""
         if not self._block[at.H_TABLES] <= addr < self._block[at.H_TABLES_END]:
             return None
-        return self._ask(check_touched, actor, kind, addr)
+        return self._ask(check_touched, actor, kind, addr, operand)
 
     def event(self, actor: int, event: int, a: int, b: int) -> Found | None:
         """At a tracepoint: what is owed."""

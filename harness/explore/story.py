@@ -137,7 +137,7 @@ class Teller:
                 self._frames[number] = _model_place()
                 self._hub.switch((kind, a, b, c))
                 if not self._stopping:
-                    self._break_if(self._owed.step(number, kind, a), number)
+                    self._break_if(self._owed.step(number, kind, a, b), number)
                 return STOP if self._stopping else GO
             return self._other(number, kind, a, b, c)
 

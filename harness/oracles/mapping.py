@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.oracles.snapshot import Mask, Snapshot, mmio
 from mmu import spte
+from mmu.gfn_track import TRACKERS_MASK
 from mmu.host.frames import (
     MAPPED,
     MAPPING_FRAME_SHIFT,
@@ -24,8 +25,8 @@ from mmu.memslots import STATE_BITS, STATE_MASK
 from mmu.vm import Vm
 
 NAME = "mapping"
-PROPERTY = "an access lands in a frame that is its own; level and permission are the host's"
-IN_STRESS = "every access (owner, permission); level by audit"
+PROPERTY = "an access lands in its own frame; level, permission: the host's, write tracking's"
+IN_STRESS = "every access (owner, permission); level and write tracking by audit"
 
 
 def audit(snapshot: Snapshot) -> list[str]:
@@ -33,6 +34,7 @@ def audit(snapshot: Snapshot) -> list[str]:
     vm = snapshot.vm
     first_pfn = int(vm.words[at.C_FRAME_PFN])
     problems = []
+    tracked = _tracked_before(vm)
     for leafs in snapshot.leafs():
         pages, inside = host_pages(vm, leafs.gfns)
         wanted, levels, writable = _host_mapping(vm, np.where(inside, pages, 0))
@@ -45,6 +47,15 @@ def audit(snapshot: Snapshot) -> list[str]:
             f" {_host_text(inside[i], wanted[i], levels[i], writable[i])}"
             for i in np.flatnonzero(wrong)[:1]
         ]
+        if tracked is not None:
+            end = pages + (1 << vm.config.bits * (leafs.level - 1))
+            hold = tracked[np.minimum(end, len(tracked) - 1)] > tracked[np.where(inside, pages, 0)]
+            wrong = inside & hold & ((leafs.values & (spte.SPTE_W | spte.MMU_WRITABLE)) != 0)
+            problems += [
+                f"{int(wrong.sum())} leafs at level {leafs.level} map write-tracked pages writable,"
+                f" or so that they may become it; the first is gfn {int(leafs.gfns[i]):#x}"
+                for i in np.flatnonzero(wrong)[:1]
+            ]
     return problems + _mmio(snapshot)
 
 
@@ -70,6 +81,14 @@ def _mmio(snapshot: Snapshot) -> list[str]:
                 for i in np.flatnonzero(wrong)[:1]
             ]
     return problems
+
+
+def _tracked_before(vm: Vm) -> Words | None:
+    """How many host pages below each are write-tracked; None where none can be."""
+    if not vm.config.write_tracking:
+        return None
+    trackers = vm.region("write tracked")[: vm.config.pages] & TRACKERS_MASK
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(trackers != 0)])
 
 
 def host_pages(vm: Vm, gfns: Words) -> tuple[Words, Mask]:

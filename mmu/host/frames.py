@@ -55,6 +55,7 @@ NOBODY = OWNER_MASK
 
 MARK_DIRTY = 1
 MARK_ACCESSED = 2
+MARK_IDLE = 8  # the idle page bitmap's bit: nobody has used it since that was set
 MARK_SPLIT = 4  # on the first frame of a huge page that the host has split: each frame for itself
 
 

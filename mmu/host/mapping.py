@@ -25,7 +25,7 @@ from mmu.host.frames import (
 )
 from mmu.machine import events
 from mmu.machine.blocking import wait_while, wake
-from mmu.machine.conditions import FRAME_DOUBLE, warn
+from mmu.machine.conditions import DIRTY_DROPPED, FRAME_DOUBLE, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
@@ -143,14 +143,18 @@ def take_marks(cpu: Cpu, frame: int) -> int:
 @kernel
 def write_back(cpu: Cpu, page: int, frame: int, value: int) -> None:
     """Reclaim: only a dirty frame goes to disk, a clean one is dropped (its copy there is good)."""
+    copy = config(cpu, C_DISK) + page
     if take_marks(cpu, frame) & MARK_DIRTY != 0:
-        poke(cpu, config(cpu, C_DISK) + page, value)
+        poke(cpu, copy, value)
         tally(cpu, N_HOST_WRITEBACKS, 1)
+    else:
+        old = peek(cpu, copy)
+        warn(cpu, old != value and not stopped(cpu), DIRTY_DROPPED, page, value, old)
 
 
 @kernel
-def host_fault_in(cpu: Cpu, page: int, access: int) -> int:
-    """The vCPU's thread touches its page in the host (get_user_pages); the mapping, 0: no memory.
+def fault_in(cpu: Cpu, page: int, access: int) -> int:
+    """A page fault of the host (mmap_lock held); the mapping, 0: no memory.
 
     If user space has forbidden the access, the mapping does not allow it still.
 
@@ -158,7 +162,7 @@ def host_fault_in(cpu: Cpu, page: int, access: int) -> int:
     no other user becomes writable again.  Neither takes anything away, so nobody is notified.
     One that user space has to install is waited for, as long as that takes.
     """
-    host_lock(cpu)
+    assert_held(cpu, HELD_HOST)
     tally(cpu, N_HOST_FAULTS, 1)
     mapping = mapping_of(cpu, page)
     while mapping & MAPPING_USERFAULT != 0 and not stopped(cpu):
@@ -174,5 +178,13 @@ def host_fault_in(cpu: Cpu, page: int, access: int) -> int:
         mapping |= SPTE_W
     if mapping != 0:
         set_mapping(cpu, page, mapping)
+    return mapping
+
+
+@kernel
+def host_fault_in(cpu: Cpu, page: int, access: int) -> int:
+    """The vCPU's thread touches its page (get_user_pages); the mapping, 0: no memory."""
+    host_lock(cpu)
+    mapping = fault_in(cpu, page, access)
     host_unlock(cpu)
     return mapping

@@ -21,7 +21,7 @@ from mmu.machine.layout import (
     VIOLATION_CONDITION,
     VIOLATIONS,
 )
-from mmu.machine.primitives import announce, observe, own, set_own, tally, watched
+from mmu.machine.primitives import announce, observe, own, set_own, tally
 
 # (number, oracle, sentence); {a}, {b}, {c} are the values that `warn` was given.
 (
@@ -59,8 +59,14 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TLB_TABLE,
     TLB_FRAME,
     TLB_RANGE,
+    DIRTY_DROPPED,
     TRANSITION_MMIO,
-) = range(1, 36)
+    MAPPING_TRACKED,
+    MAPPING_SLOT,
+    LOGGED_RECOVERY,
+    DIRTY_MISSED,
+    DIRTY_NAMED,
+) = range(1, 42)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -121,6 +127,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
         "transitions",
         "entry at word {a} went from present {b:#x} to MMIO {c:#x}",
     ),
+    MAPPING_TRACKED: (
+        "mapping",
+        "gfn {a:#x} is write-tracked, and {b} writes of it landed that its trackers do not know of",
+    ),
     ZAP_NONPRESENT: (
         "transitions",
         "entry at word {a} (gfn {c:#x}) was to be zapped while it was not present ({b:#x})",
@@ -131,7 +141,7 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     ROOT_INVALID_USED: ("roots", "root page {a} is invalid, and somebody who does not zap uses it"),
     LEAK_ROOT: ("leaks", "root page {a} was freed while entry {b} was {c:#x}"),
     BALANCE_IN_PROGRESS: ("balance", "{b} invalidations are in progress"),
-    BALANCE_USERS: ("balance", "a VM with {b} users was destroyed"),
+    BALANCE_USERS: ("balance", "a VM with {b} users was destroyed or created"),
     LIFETIME_OUTSIDE: ("lifetime", "step {b} was about to touch word {a}, outside the block"),
     LEAK_EXHAUSTED: ("leaks", "gfn {a:#x}: no page-table page is left, {b} were handed out"),
     LOCK_MODE: ("locks", "a function that needs lock {a} ran while its actor held {b:#x}"),
@@ -142,6 +152,27 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     DIRTY_LOST: (
         "dirty",
         "gfn {a:#x} was written and no harvest names it: it holds {b:#x}, its copy {c:#x}",
+    ),
+    DIRTY_DROPPED: (
+        "dirty",
+        "host page {a:#x} was dropped as clean while it held {b:#x} and its copy on disk {c:#x}",
+    ),
+    MAPPING_SLOT: (
+        "mapping",
+        "gfn {a:#x} was looked up in the memslot at word {b}, which does not cover it",
+    ),
+    LOGGED_RECOVERY: (
+        "dirty",
+        "huge pages of the memslot at word {a} were to be put together while it is logged",
+    ),
+    DIRTY_MISSED: (
+        "dirty",
+        "gfn {a:#x} was written in iteration {b} behind its harvest, and that of iteration {c} does"
+        " not name it",
+    ),
+    DIRTY_NAMED: (
+        "dirty",
+        "gfn {a:#x} is named by the log of iteration {b}, but was written in iteration {c} last",
     ),
 }
 
@@ -155,8 +186,7 @@ def _record(cpu: Cpu, condition: int, a: int, b: int, c: int) -> None:
         set_own(cpu, VIOLATION_B, b)
         set_own(cpu, VIOLATION_C, c)
     tally(cpu, VIOLATIONS, 1)
-    if watched(cpu):
-        announce(cpu, events.WARN + condition, a, b, c)
+    announce(cpu, events.WARN + condition, a, b, c)
 
 
 def warn(cpu: Cpu, failed: int, condition: int, a: int, b: int, c: int) -> None:

@@ -70,7 +70,7 @@ ACTORS_MAX = 4096  # the request walk and the 12-bit actor number in violation r
     C_DISK,  # what the host has written back, one value per host page
     C_AD_BITS,  # the hardware keeps A and D bits
     C_DIRTY_LOG_MODE,
-    C_WRITE_TRACKED,  # per gfn: how many want to see its writes; 0: nobody ever does
+    C_WRITE_TRACKED,  # who is write-tracked (mmu/gfn_track.py); 0: nobody ever is
     CONFIG_END,
 ) = range(52)
 
@@ -111,6 +111,7 @@ _LINES = [64 + LINE * i for i in range(26)]
 HEADER_WORDS = _HEADER_LAST + LINE
 POOL_TOP = POOL  # how many pages the stack holds
 POOL_FRESH = POOL + 1  # pages below this number were handed out at least once
+NX_LAST = NX_LIST + 1  # the last of them
 HOST_FREE_TOP = HOST  # how many free frames the host's stack holds
 # Written under mmu_lock (write), read without it: the invalidations under way and their range.
 INVALIDATE_SEQ, IN_PROGRESS, RANGE_START, RANGE_END = range(INVALIDATE, INVALIDATE + 4)

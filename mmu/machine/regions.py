@@ -17,6 +17,8 @@ from mmu.machine.layout import (
     SLOT_WORDS,
 )
 
+TRACKED_SPARE = 2  # blocks that memory not aligned to them touches besides: one at each end
+
 
 @dataclass(frozen=True)
 class Region:
@@ -89,7 +91,7 @@ class Layout:
         self._place("newest", shape.gfn_count, align=ENTRIES_MAX)
         self._place("disk", shape.gfn_count, align=ENTRIES_MAX)
         self._place("free frames", frames if shape.spare_frames else 0)
-        self._place("write tracked", shape.gfn_count if shape.write_tracking else 0)
+        self._place("write tracked", tracked_words(shape) if shape.write_tracking else 0)
         self.words = _aligned(self.words, ENTRIES_MAX)
         check_regions(list(self.regions.values()), self.words)
 
@@ -105,6 +107,12 @@ class Layout:
     def actor(self, number: int) -> int:
         """First word of an actor's block."""
         return self.start("actors") + number * self.actor_stride
+
+
+def tracked_words(shape: Shape) -> int:
+    """Words that say who is write-tracked: one a page, then one a 2M block, then one a 1G block."""
+    blocks = (shape.gfn_count >> shape.bits) + (shape.gfn_count >> 2 * shape.bits)
+    return shape.gfn_count + blocks + 2 * TRACKED_SPARE
 
 
 def bitmap_words(pages: int) -> int:

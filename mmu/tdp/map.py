@@ -6,6 +6,7 @@ whoever loses a race gives the guest another try.
 
 from __future__ import annotations
 
+from mmu.gfn_track import is_write_tracked
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.conditions import LIFETIME_WALK, warn
 from mmu.machine.cpu import Cpu
@@ -18,6 +19,7 @@ from mmu.pages import alloc_table, free_unlinked_table, init_child_sp
 from mmu.policy import SPLIT_ZAP
 from mmu.spte import (
     ACCESS_EXECUTE,
+    ACCESS_WRITE,
     FROZEN,
     LEVEL_4K,
     MMU_WRITABLE,
@@ -27,6 +29,7 @@ from mmu.spte import (
     is_present,
     make_leaf,
     mark_for_access_track,
+    without_write,
 )
 from mmu.tdp.nx import adjusted_goal
 from mmu.tdp.split import link_sp, split_huge_page
@@ -44,9 +47,10 @@ from mmu.tdp_mmu import DONE, set_spte_atomic
 
 RET_PF_RETRY = 1
 RET_PF_EMULATE = 2
-RET_PF_INVALID = 3
-RET_PF_FIXED = 4
-RET_PF_SPURIOUS = 5
+RET_PF_WRITE_PROTECTED = 3  # emulate, since the page's writes are KVM's to do (6.12)
+RET_PF_INVALID = 4
+RET_PF_FIXED = 5
+RET_PF_SPURIOUS = 6
 LEVEL_SHIFT = 3  # where a prefetch's result says at which level it ended
 RET_PF_MASK = (1 << LEVEL_SHIFT) - 1
 
@@ -81,13 +85,19 @@ def _install_leaf(
     new = make_leaf(pfn - (gfn - first), level, writable, executable, ad)
     if prefetch:
         new = mark_for_access_track(new)
+    result, unchanged = RET_PF_FIXED, RET_PF_SPURIOUS
+    # Under mmu_lock: who begins to track it waits, and will find this leaf.
+    if is_write_tracked(cpu, gfn):
+        new = without_write(new)
+        if access == ACCESS_WRITE:
+            result = unchanged = RET_PF_WRITE_PROTECTED
     if new == old:
-        return RET_PF_SPURIOUS
+        return unchanged
     if set_spte_atomic(cpu, sptep, first, level, old, new) != DONE:
         return RET_PF_RETRY
     if is_present(old) and (not was_leaf or old & ~new & MMU_WRITABLE != 0):
         flush_remote_tlbs(cpu, first, level_shift(cpu, level))
-    return RET_PF_FIXED
+    return result
 
 
 @kernel

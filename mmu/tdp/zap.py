@@ -27,7 +27,7 @@ from mmu.machine.layout import (
     SP_ROOT_COUNT,
     VISITED,
 )
-from mmu.machine.lock import HELD_MMU, HELD_MMU_READ, HELD_MMU_WRITE, assert_held
+from mmu.machine.lock import HELD_MMU, HELD_MMU_READ, HELD_MMU_WRITE, HELD_RCU, assert_held
 from mmu.machine.primitives import (
     config,
     cycles,
@@ -42,7 +42,16 @@ from mmu.machine.primitives import (
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.pages import record_of
 from mmu.policy import STEPS_1G, STEPS_4K_2M_1G, STEPS_LEAFS_FIRST
-from mmu.spte import FROZEN, LEVEL_1G, LEVEL_2M, LEVEL_4K, NONPRESENT, is_leaf, is_present
+from mmu.spte import (
+    FROZEN,
+    LEVEL_1G,
+    LEVEL_2M,
+    LEVEL_4K,
+    NONPRESENT,
+    is_leaf,
+    is_present,
+    pfn_of,
+)
 from mmu.tdp_iter import (
     IT_GFN,
     IT_LEVEL,
@@ -55,7 +64,15 @@ from mmu.tdp_iter import (
     root_level,
     root_page,
 )
-from mmu.tdp_mmu import DONE, cond_resched, note_visited, set_spte, set_spte_atomic, unfreeze_spte
+from mmu.tdp_mmu import (
+    DONE,
+    cond_resched,
+    note_visited,
+    set_spte,
+    set_spte_atomic,
+    set_spte_expected,
+    unfreeze_spte,
+)
 
 LEAFS_ONLY = 8  # a pass's level: leafs of any size, tables stay
 
@@ -120,17 +137,28 @@ def _zap_entry(cpu: Cpu, sptep: int, gfn: int, level: int, old: int) -> int:
 
 @kernel
 def zap_sp(cpu: Cpu, page: int) -> int:
-    """Zap one linked table by the entry that links it; 1, or 0 if somebody else was faster.
+    """Zap one table by the entry that links it; 1, or 0 if nothing links it any more.
 
-    kvm_tdp_mmu_zap_sp.  Whoever calls flushes before it leaves its RCU section: only that keeps
-    the table from being freed while the hardware is in it.
+    kvm_tdp_mmu_zap_possible_nx_huge_page (6.18).  The caller's RCU section began before it saw the
+    table linked or listed: so neither the table nor the one that holds its entry can have been
+    freed, and used again, since.  Whoever calls flushes before it leaves that section: only that
+    keeps the table from being freed while the hardware is in it.
     """
     assert_held(cpu, HELD_MMU)
+    assert_held(cpu, HELD_RCU)
     record = record_of(cpu, page)
     sptep = read_once(cpu, record + SP_PARENT)
-    gfn, level = peek(cpu, record + SP_GFN), peek(cpu, record + SP_LEVEL)
+    # Before the entry is read: the remover of a table puts another number in this word.
+    gfn, level = read_once(cpu, record + SP_GFN), peek(cpu, record + SP_LEVEL) + 1
     old = read_once(cpu, sptep)
-    return int(_zap_entry(cpu, sptep, gfn, level + 1, old) == DONE)
+    # In shared mode somebody may have put a leaf, another table or FROZEN there: it is not ours.
+    if not is_present(old) or is_leaf(old, level) or pfn_of(old) != page:
+        return 0
+    if own(cpu, HELD) & HELD_MMU_WRITE != 0:
+        set_spte(cpu, sptep, gfn, level, old, NONPRESENT)
+        return 1
+    # An entry that links a table changes only when the table goes: if this fails, it is gone.
+    return int(set_spte_expected(cpu, sptep, gfn, level, old, NONPRESENT) == DONE)
 
 
 @kernel

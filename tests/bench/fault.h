@@ -86,8 +86,11 @@ static inline word max_mapping_level(struct cpu cpu, word slot, word gfn, word m
 		for (; level > LEVEL_4K; level--) {
 			pages = pages_of(cpu, level);
 			first = gfn & ~(pages - 1);
-			if (first >= base && first + pages <= end)
+			if (first >= base && first + pages <= end) {
+				if (config(cpu, C_WRITE_TRACKED) != 0)
+					outside("write tracking");
 				break;
+			}
 		}
 	}
 	return level;
@@ -150,8 +153,8 @@ static inline word fault(struct cpu cpu, word gfn, word access, int present)
 
 	if (slot == 0)
 		outside("holes");
-	if (present && access == ACCESS_WRITE)
-		outside("write protection");
+	if (present ? access == ACCESS_WRITE : config(cpu, C_AD_BITS) == 0)
+		outside("what the fast path fixes");
 	return slow_fault(cpu, gfn, access, slot);
 }
 

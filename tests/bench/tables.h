@@ -239,6 +239,8 @@ static inline word install_leaf(struct cpu cpu, word *sptep, word gfn, word leve
 		return RET_PF_SPURIOUS;
 	first = round_gfn(cpu, gfn, level);
 	new = make_leaf(pfn - (gfn - first), level, writable, executable);
+	if (config(cpu, C_WRITE_TRACKED) != 0)
+		outside("write tracking");
 	if (new == old)
 		return RET_PF_SPURIOUS;
 	if (set_spte_atomic(cpu, sptep, first, level, old, new) != DONE)

@@ -1,4 +1,4 @@
-"""User space protects or unmaps memory while vCPUs use it; two memslots may show it at once."""
+"""User space protects or unmaps a range of its memory in use; memslots show it twice."""
 
 from __future__ import annotations
 
