@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test check bench bugs fuzz tables clean
+.PHONY: help run test check bench bugs check-oracles fuzz tables clean
 
 help:
 	@echo "make run     set up, then two first tables (a real trace; dirty logging, three split policies)"
 	@echo "make test    set up, then format, lint, types and the whole test suite"
 	@echo "make bench   speed against C, the hook's price, waiting with 96 processes"
 	@echo "make bugs    every diff of tests/explore/bugs is found, replayed 100 times and told"
+	@echo "make check-oracles  every oracle reports its mutations, explored and in stress; some 10 minutes"
 	@echo "make fuzz    50,000 random programs: exploration against a naive enumerator"
 	@echo "make tables  measure again every table in README.md and docs/"
 	@echo "make clean   remove .venv and caches inside the checkout"
@@ -38,6 +39,9 @@ bench: $(READY)
 
 bugs: $(READY)
 	TDPRACE_ALL_BUGS=1 $(BIN)/pytest tests/explore/test_bugs.py
+
+check-oracles: $(READY)
+	$(BIN)/python -m tests.oracles.check
 
 fuzz: $(READY)
 	$(BIN)/python -m tests.explore.fuzz --programs 50000

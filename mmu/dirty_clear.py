@@ -27,7 +27,7 @@ from mmu.machine.layout import (
 )
 from mmu.machine.lock import mmu_write_lock, mmu_write_unlock, slots_lock, slots_unlock
 from mmu.machine.primitives import config, fetch_and, read_once, stopped
-from mmu.memslots import is_logged, slot_base, slot_word
+from mmu.memslots import is_logged, is_shown, slot_base, slot_word
 from mmu.pages import maybe_free_deferred, topup_table_cache
 from mmu.policy import LOG_INITIALLY_SET, SPLIT_EAGER
 from mmu.roots import next_valid_root
@@ -134,7 +134,7 @@ def clear_dirty_log(cpu: Cpu, number: int, first_page: int, pages: int) -> int:
             break
         low = _take_bits(cpu, slot, page // BITMAP_BITS, end)
         high = _take_bits(cpu, slot, page // BITMAP_BITS + 1, end)
-        if low | high != 0:
+        if low | high != 0 and is_shown(cpu, slot):
             _protect_again(cpu, base + page, low, high)
             flush = 1
     mmu_write_unlock(cpu)

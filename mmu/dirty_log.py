@@ -57,7 +57,7 @@ from mmu.machine.primitives import (
     write_once,
     xchg,
 )
-from mmu.memslots import is_logged, slot_base, slot_of, slot_word
+from mmu.memslots import is_logged, is_shown, slot_base, slot_of, slot_word
 from mmu.pages import maybe_free_deferred, topup_table_cache
 from mmu.policy import LOG_GET, LOG_INITIALLY_SET, SPLIT_EAGER
 from mmu.roots import next_root, next_valid_root
@@ -163,7 +163,8 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
     First the flag; then every vCPU leaves the guest (PML is on when it enters again) and ends
     the exit that it handles, since a fault that has read the old flag would install a writable
     leaf behind our back; then the leafs; then an unconditional flush before the caller hears.
-    Where everything counts as written there is nothing to protect yet.
+    Where everything counts as written there is nothing to protect yet; where the memslot is
+    nowhere, nothing at all: its log begins all the same, and goes on when it comes back.
     """
     slot = slot_word(cpu, number)
     slots_lock(cpu)
@@ -175,7 +176,7 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
     store_release(cpu, slot + SLOT_LOGGED, 1)
     fetch_add(cpu, LOGGING, config(cpu, C_USE_PML))
     synchronize_srcu(cpu)
-    if config(cpu, C_DIRTY_LOG_MODE) == LOG_INITIALLY_SET:
+    if config(cpu, C_DIRTY_LOG_MODE) == LOG_INITIALLY_SET or not is_shown(cpu, slot):
         slots_unlock(cpu)
         return 0
     topup_table_cache(cpu, TABLE_CACHE_MAX)
@@ -195,6 +196,8 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
 @kernel
 def _recover_slot(cpu: Cpu, slot: int) -> None:
     """Put the slot's huge pages together again in every valid root (kvm_mmu_recover_huge_pages)."""
+    if not is_shown(cpu, slot):
+        return
     mmu_read_lock(cpu)
     root = next_root(cpu, 0, 1)
     while root != 0 and not stopped(cpu):
@@ -281,6 +284,7 @@ def get_dirty_log(cpu: Cpu, number: int) -> int:
         return pages
     bits = DIRTY if config(cpu, C_USE_PML) else SPTE_W
     base = slot_base(cpu, slot)
+    shown = is_shown(cpu, slot)
     bitmap = config(cpu, slot + SLOT_BITMAP)
     harvest = config(cpu, slot + SLOT_HARVEST)
     pages = 0
@@ -291,7 +295,8 @@ def get_dirty_log(cpu: Cpu, number: int) -> int:
         mask = 0
         if read_once(cpu, bitmap + word) != 0:
             mask = xchg(cpu, bitmap + word, 0)
-            clear_in_roots(cpu, base + word * BITMAP_BITS, mask, bits)
+            if shown:
+                clear_in_roots(cpu, base + word * BITMAP_BITS, mask, bits)
             pages += _pages_in(mask)
         write_once(cpu, harvest + word, mask)
         emit(cpu, events.DIRTY_LOG_RETURNED, base + word * BITMAP_BITS, mask, number)

@@ -6,6 +6,7 @@ taken, and what was learnt there is checked again under it.
 
 from __future__ import annotations
 
+from mmu.attempts import note_early_retry, note_spurious, note_stale
 from mmu.dirty_log import mark_page_dirty
 from mmu.fast_fault import fast_page_fault
 from mmu.gfn_track import is_write_tracked
@@ -33,6 +34,7 @@ from mmu.machine.layout import (
     N_PF_WRITE_PROTECTED,
     POOL_FRESH,
     RETRIES,
+    SP_ROOT_INVALID,
     VCPU_ROOT,
 )
 from mmu.machine.lock import mmu_read_lock, mmu_read_unlock
@@ -51,7 +53,7 @@ from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.memslots import is_logged, max_mapping_level, slot_of
 from mmu.mmio import mmio_fault
 from mmu.notifier import invalidated_since, invalidation_covers
-from mmu.pages import maybe_free_deferred, topup_for_fault
+from mmu.pages import maybe_free_deferred, record_of, topup_for_fault
 from mmu.roots import root_invalid
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, LEVEL_4K, SPTE_R, SPTE_W
 from mmu.tdp.map import (
@@ -64,12 +66,22 @@ from mmu.tdp.map import (
     tdp_mmu_map,
     tdp_mmu_map_other,
 )
+from mmu.tdp_iter import root_page
 
 
 @inlined_kernel
 def _is_stale(cpu: Cpu, root: int, gfn: int, seq: int) -> int:
     """The root may not be used, or the host has changed its mind (is_page_fault_stale)."""
     return int(root_invalid(cpu, root) or invalidated_since(cpu, seq, gfn))
+
+
+@inlined_kernel
+def _give_up(cpu: Cpu, root: int, gfn: int, seq: int) -> int:
+    """`_is_stale`, and why is noted (mmu_lock held for read)."""
+    if not _is_stale(cpu, root, gfn, seq):
+        return 0
+    note_stale(cpu, gfn, seq, hint(cpu, record_of(cpu, root_page(root)) + SP_ROOT_INVALID))
+    return 1
 
 
 @inlined_kernel
@@ -82,6 +94,7 @@ def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int, prefetch: int) -> in
     # First the sequence, then the mapping: whatever changes it in between is noticed below.
     seq = read_once(cpu, INVALIDATE_SEQ)
     if invalidation_covers(cpu, gfn):
+        note_early_retry(cpu, gfn, seq)
         # Not worth mmu_lock, which the notifier needs to get done (6.9).
         return RET_PF_RETRY
     mapping = host_mapping(cpu, gfn)
@@ -97,7 +110,7 @@ def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int, prefetch: int) -> in
     root = own(cpu, VCPU_ROOT)
     mmu_read_lock(cpu)
     result = RET_PF_RETRY
-    if not _is_stale(cpu, root, gfn, seq) and not probe(cpu, events.PROBE_RETRY):
+    if not _give_up(cpu, root, gfn, seq) and not probe(cpu, events.PROBE_RETRY):
         logged = is_logged(cpu, slot)
         requested = LEVEL_4K if logged else max_mapping_level(cpu, slot, gfn, mapping)
         if logged and writable:
@@ -131,6 +144,7 @@ def _count_result(cpu: Cpu, result: int) -> None:
         tally(cpu, N_PF_FIXED, 1)
     elif result == RET_PF_SPURIOUS:
         tally(cpu, N_PF_SPURIOUS, 1)
+        note_spurious(cpu)
     elif result == RET_PF_RETRY:
         tally(cpu, N_PF_RETRY, 1)
     elif result == RET_PF_WRITE_PROTECTED:

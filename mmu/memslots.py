@@ -88,6 +88,12 @@ def slot_of(cpu: Cpu, gfn: int) -> int:
 
 
 @inlined_kernel
+def is_shown(cpu: Cpu, slot: int) -> int:
+    """Whether the memslot is somewhere: one that is nowhere has a log, but nothing mapped."""
+    return read_once(cpu, slot + SLOT_PLACE) & STATE_MASK != SLOT_ABSENT
+
+
+@inlined_kernel
 def is_logged(cpu: Cpu, slot: int) -> int:
     """Whether dirty logging is on for the memslot (kvm_slot_dirty_track_enabled)."""
     return read_once(cpu, slot + SLOT_LOGGED) != 0

@@ -26,6 +26,7 @@ from mmu.machine.layout import (
     C_SLOT_COUNT,
     IN_PROGRESS,
     INVALIDATE_SEQ,
+    N_INVALIDATIONS,
     N_NOTIFIER_UNMAPS,
     NOTIFIERS,
     RANGE_END,
@@ -102,6 +103,7 @@ def _finish(cpu: Cpu) -> None:
     under_way = read_once(cpu, IN_PROGRESS) - 1
     warn(cpu, under_way < 0 and not stopped(cpu), BALANCE_IN_PROGRESS, 0, under_way, 0)
     write_once(cpu, IN_PROGRESS, under_way)
+    tally(cpu, N_INVALIDATIONS, 1)
 
 
 @kernel

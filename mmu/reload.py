@@ -7,7 +7,7 @@ from mmu.machine.conditions import LEAK_EXHAUSTED, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import inlined_kernel, kernel
-from mmu.machine.layout import H_ROOT_DROP, POOL_FRESH, ROLE, VCPU_ROOT
+from mmu.machine.layout import H_ROOT_DROP, OBSOLETE_FAULTS, POOL_FRESH, ROLE, VCPU_ROOT
 from mmu.machine.lock import mmu_read_lock, mmu_read_unlock
 from mmu.machine.primitives import cycles, hint, own, set_own
 from mmu.pages import maybe_free_deferred, topup_table_cache
@@ -32,6 +32,7 @@ def load_root(cpu: Cpu) -> None:
     mmu_read_unlock(cpu)
     warn(cpu, root == 0, LEAK_EXHAUSTED, 0, hint(cpu, POOL_FRESH), 0)
     set_own(cpu, VCPU_ROOT, root)
+    set_own(cpu, OBSOLETE_FAULTS, 0)
     flush_tlb_block(cpu, merge_blocks(0, 0, EVERYTHING))
 
 

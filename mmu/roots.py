@@ -18,6 +18,7 @@ from mmu.machine.blocking import wake
 from mmu.machine.conditions import (
     LEAK_ROOT,
     ROOT_REFERENCES,
+    ROOT_SCHEDULED_TWICE,
     ROOT_VALID,
     warn,
 )
@@ -55,6 +56,7 @@ from mmu.machine.primitives import (
     config,
     emit,
     fetch_add,
+    hint,
     peek,
     poke,
     read_once,
@@ -113,7 +115,10 @@ def _put_reference(cpu: Cpu, root: int) -> int:
 @kernel
 def schedule_zap(cpu: Cpu, root: int) -> None:
     """Hand the root, and a reference that the caller owns, to whoever zaps scheduled roots."""
-    store_release(cpu, _record(cpu, root) + SP_ROOT_SCHEDULED, 1)
+    flag = _record(cpu, root) + SP_ROOT_SCHEDULED
+    twice = hint(cpu, flag) != 0 and not stopped(cpu)
+    warn(cpu, twice, ROOT_SCHEDULED_TWICE, root_page(root), 0, 0)
+    store_release(cpu, flag, 1)
     fetch_add(cpu, ZAP_QUEUED, 1)
     wake(cpu, ZAP_QUEUED)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
-from mmu.machine.layout import C_TABLES
+from mmu.machine.layout import C_TABLES, YIELDED_AT
 from mmu.machine.primitives import config, own, read_once, set_own
 from mmu.spte import is_leaf, is_present, pfn_of
 
@@ -136,6 +136,7 @@ def iter_start(cpu: Cpu, it: int, root: int, min_level: int, start: int, end: in
     set_own(cpu, it + IT_MIN_LEVEL, min_level)
     set_own(cpu, it + IT_END, end)
     set_own(cpu, it + IT_NEXT_LAST_LEVEL_GFN, start)
+    set_own(cpu, YIELDED_AT, start + 1)
     _restart(cpu, it)
     return own(cpu, it + IT_GFN) < end
 

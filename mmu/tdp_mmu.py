@@ -15,6 +15,7 @@ from mmu.machine import events
 from mmu.machine.conditions import (
     FROZEN_CHANGED,
     FROZEN_LOST,
+    PROGRESS_YIELD,
     TRANSITION_LADDER,
     TRANSITION_LEVEL,
     TRANSITION_MMIO,
@@ -36,6 +37,7 @@ from mmu.machine.layout import (
     N_YIELDS,
     TICK_BEGAN,
     VISITED,
+    YIELDED_AT,
 )
 from mmu.machine.lock import (
     HELD_MMU,
@@ -251,6 +253,10 @@ def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
         return False
     if flush:
         flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), EVERYTHING)
+    # Noted apart from the iterator, whose words the rule above is made of.
+    reached = own(cpu, it + IT_NEXT_LAST_LEVEL_GFN)
+    warn(cpu, own(cpu, YIELDED_AT) == reached + 1, PROGRESS_YIELD, reached, 0, 0)
+    set_own(cpu, YIELDED_AT, reached + 1)
     rcu_read_unlock(cpu)
     relax_mmu_lock(cpu, own(cpu, HELD) & HELD_MMU_WRITE != 0)
     rcu_read_lock(cpu)

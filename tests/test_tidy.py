@@ -39,6 +39,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("mmu.host_reclaim",),
     ("mmu.slot_changes",),
     ("mmu.fast_fault", "mmu.mmio"),
+    ("mmu.attempts",),
     ("mmu.fault",),
     ("mmu.entry", "mmu.prefault"),
     ("mmu.guest",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -22,19 +21,18 @@ from harness.cli.common import (
     patch_of,
     write_json,
 )
+from harness.cli.findings import store_findings
 from harness.cli.speaker import Speaker
-from harness.explore import reproducer
 from harness.explore.explorer import Bounds, Result, compile_engine
 from harness.explore.judge import grade_of, outcome_text
 from harness.explore.load import load_scenario
 from harness.explore.parallel import check_determinism_apart, explore, tasks_for
 from harness.explore.strategies.registry import OPTIONAL, STRATEGIES
-from harness.explore.world import World, check_scenario
+from harness.explore.world import check_scenario
 from harness.report import store
 from harness.report.document import new_document
 from harness.report.tables import Cell, rate, render
 from harness.run.measure import cores
-from mmu.machine.kernel import MODEL_HASH
 from workloads.errors import UsageError
 from workloads.scenario import GRADES, Scenario
 from workloads.units import parse_duration
@@ -48,6 +46,7 @@ examples:
   tdprace explore fast-fault-harvest --patch bug.diff  does a change lose a guest's write?
   tdprace explore workloads/litmus/store_buffering.py::STORE_BUFFERING
   tdprace explore my.py::MINE --strategy surw --seconds 10m -j 2
+  tdprace explore --from latest                        what a stress run has just broken, in small
 
 `tdprace list` names scenarios and strategies; docs/explore.md shows how to write a scenario.
 exit status: 0 nothing found, 1 a violation was found, 2 wrong usage, 4 it could not be explored
@@ -58,7 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     """The scenario, a strategy, its bounds."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("scenario", metavar="SCENARIO", help="a name, or FILE.py::NAME")
+    parser.add_argument("scenario", metavar="SCENARIO", nargs="?", help="a name, or FILE.py::NAME")
+    parser.add_argument(
+        "--from",
+        dest="run",
+        metavar="RUN",
+        help="instead of a scenario: rebuild small ones from the last events of a stored stress"
+        " run (its folder, run.json or id) that ended with a violation, and look for the same"
+        " oracle's; the run's patch is applied by itself",
+    )
     parser.add_argument(
         "--strategy",
         choices=STRATEGIES,
@@ -124,6 +131,11 @@ def _count(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Explore, print the outcome, store the run; the exit status."""
     _refuse_unused(args)
+    if args.run is not None:
+        # Only here: what is imported is compiled, and a scenario with a name needs less.
+        from harness.cli.rebuild import explore_run
+
+        return explore_run(args, SECONDS_DEFAULT)
     enter_patched_tree(args)
     scenario = load_scenario(args.scenario)
     check_scenario(scenario)
@@ -147,7 +159,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse_unused(args: argparse.Namespace) -> None:
-    """An option that the strategy would ignore is an error, not a surprise."""
+    """An option that would be ignored is an error, not a surprise."""
+    if (args.run is None) == (args.scenario is None):
+        raise UsageError("say what to explore: a SCENARIO, or --from RUN")
+    if args.run is not None:
+        given = [flag for flag, value in _unused_from(args).items() if value]
+        if given:
+            raise UsageError(f"--from does not use {', '.join(given)}")
     for option in OPTIONAL:
         if getattr(args, option) is not None and option not in STRATEGIES[args.strategy].options:
             users = [name for name, info in STRATEGIES.items() if option in info.options]
@@ -157,6 +175,16 @@ def _refuse_unused(args: argparse.Namespace) -> None:
             )
     if args.steps > STEPS_MAX:
         raise UsageError(f"--steps {args.steps} is more than {STEPS_MAX} (memory for the trace)")
+
+
+def _unused_from(args: argparse.Namespace) -> dict[str, object]:
+    """Options that make no sense where many scenarios are tried."""
+    return {
+        "--strategy": args.strategy != "auto",
+        "--executions": args.executions,
+        "--check-determinism": args.check_determinism,
+        "--keep-going": args.keep_going,
+    }
 
 
 def _bounds(args: argparse.Namespace) -> Bounds:
@@ -233,28 +261,17 @@ def _finish(
     say(_totals(result))
     for note in result.notes:
         say(f"note: {note}")
-    world = World(scenario) if result.findings else None
-    for number, found in enumerate(result.findings):
-        name = reproducer.FILE if number == 0 else f"{number + 1}-{reproducer.FILE}"
-        assert world is not None
-        content = reproducer.Reproducer.of(
-            world,
-            found,
-            reference=args.scenario,
-            model=MODEL_HASH,
-            patch=patch_of(args),
-            strategy=result.strategy,
-            seed=args.seed or 1,
-        )
-        folder.write_text(name, content.dump())
-        path = folder.path / name
-        document["violations"][number]["reproducer"] = f"tdprace replay {shlex.quote(str(path))}"
-        who = f" ({scenario.actors[found.actor].name})" if found.actor >= 0 else ""
-        say(f"\nVIOLATION {found.oracle}: {found.message}{who}, after {len(found.steps)} steps")
-        say(f"  again:  {document['violations'][number]['reproducer']}")
-        say(f"  story:  {document['violations'][number]['reproducer']} --explain")
-    if world is not None:
-        world.close()
+    violations = store_findings(
+        scenario,
+        result.findings,
+        folder,
+        say,
+        reference=args.scenario,
+        patch=patch_of(args),
+        strategy=result.strategy,
+        seed=args.seed or 1,
+    )
+    document["violations"] = violations
     folder.write(document)
     folder.write_text(store.TABLE_FILE, say.text)
     say(f"stored: {folder.path}")
@@ -307,16 +324,6 @@ def _document(args: argparse.Namespace, scenario: Scenario, result: Result) -> d
     document["scenario"] = document.pop("workload")
     outcome = "violation" if result.findings else "clean"
     document["outcome"] = "interrupted" if result.interrupted and not result.findings else outcome
-    names = [actor.name for actor in scenario.actors]
-    document["violations"] = [
-        {
-            "oracle": found.oracle,
-            "message": found.message,
-            "actors": [names[found.actor]] if found.actor >= 0 else [],
-            "steps": len(found.steps),
-        }
-        for found in result.findings
-    ]
     plain = asdict(result)
     for key in ("findings", "outcomes", "deadlocks", "interrupted"):
         plain.pop(key)

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Replay; 1 if the violation was reproduced."""
     recorded = read(args.file)
     _enter_patched_tree(recorded, args.words)
-    scenario = load_scenario(recorded.scenario)
+    scenario = load_scenario(recorded.scenario, recorded.program, f"{args.file}: program")
     world = World(scenario)
     try:
         script = recorded.script(world)
@@ -101,7 +101,7 @@ def _model_text(recorded: Reproducer) -> str:
 def _tell(recorded: Reproducer, world: World, script: list[Step]) -> Story:
     """The story; RunFailed if it is another one."""
     try:
-        story = Teller(world).tell(script, compare=recorded.model == MODEL_HASH)
+        story = Teller(world, recorded.oracles).tell(script, compare=recorded.model == MODEL_HASH)
     except RunFailed as error:
         raise RunFailed(f"{error}; {_model_text(recorded)}") from error
     if story.oracle != recorded.violation.oracle:
@@ -111,7 +111,7 @@ def _tell(recorded: Reproducer, world: World, script: list[Step]) -> Story:
 
 def _play(recorded: Reproducer, world: World, script: list[Step]) -> Finding:
     """Run it compiled; RunFailed if something else happens."""
-    replay = Player(world, max(len(script) * 2, 2000)).play(script)
+    replay = Player(world, max(len(script) * 2, 2000), recorded.oracles).play(script)
     steps = [step for step in script if step.kind <= STEP_LAST]
     if replay.diverged >= 0:
         step = steps[replay.followed]

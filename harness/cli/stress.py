@@ -15,6 +15,7 @@ from harness.cli.common import (
     compile_model,
     enter_patched_tree,
     needed_bytes,
+    patch_of,
     variants,
     write_json,
 )
@@ -81,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
         check_memory(plan)
     enter_patched_tree(args)
     folder = store.open_run(args.results, "stress", args.workload)
+    patch = patch_of(args)
+    if patch is not None:
+        folder.write_text(store.PATCH_FILE, patch.diff)
     compile_model(args.quiet)
     document = new_document("stress", args.workload, vars(args))
     say = Speaker(silent=args.json == "-")
@@ -206,6 +210,8 @@ def _finish(
         say(f"VIOLATION {found['oracle']}: {found['message']}{who}")
     if document["violations"]:
         say(f"see it again: {document['violations'][0]['reproducer']}")
+        if any("ring" in run for run in runs):
+            say(f"look for it in small: tdprace explore --from {shlex.quote(str(folder.path))}")
         say(_how_often(args, document))
     folder.write(document)
     folder.write_text(store.TABLE_FILE, say.text)

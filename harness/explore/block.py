@@ -50,6 +50,7 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_FAULT_A,
     H_FAULT_B,
     H_FAULT_C,
+    H_IGNORED,  # a bit for each kind of fault that is nobody's concern here (`fault_slot`)
     # Bounds and counters.
     H_STEPS_MAX,
     H_PREEMPTIONS_MAX,  # -1: no bound
@@ -87,7 +88,7 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_TABLES,
     H_TABLES_END,
     H_STRATEGY,  # 32 words and a block address of the strategy's own
-) = range(59)
+) = range(60)
 STRATEGY_WORDS = 32
 H_STRATEGY_BLOCK = H_STRATEGY + STRATEGY_WORDS
 HEADER_WORDS = H_STRATEGY_BLOCK + 8

@@ -45,6 +45,7 @@ from harness.explore.coroutines import (
 from harness.explore.faults import break_off, note_fault
 from harness.explore.schedule import schedule
 from harness.watch.words import get, put
+from mmu.machine.conditions import ROOT_CHAIN
 from mmu.machine.events import (
     AGAIN,
     BLOCK,
@@ -53,6 +54,8 @@ from mmu.machine.events import (
     EMIT,
     GO,
     PROBE,
+    ROOT_GET,
+    ROOT_PUT,
     SPTE_CHANGED,
     STEP_LAST,
     STOP,
@@ -137,7 +140,11 @@ def on_call(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
         note_fault(ctx, kind, actor, a, b, c)
     elif kind == EMIT + SPTE_CHANGED and get(ctx, at.H_PHASE) == RUNNING:
         _check_chain(ctx, actor, a, b, c)
+        if owed.is_table_word(ctx, a):
+            owed.check_populated(ctx, actor, a, b, c)
     elif kind >= EMIT and kind < COST and get(ctx, at.H_STOPPING) == 0:
+        if kind in (EMIT + ROOT_GET, EMIT + ROOT_PUT) and get(ctx, at.H_PHASE) == RUNNING:
+            _check_reference(ctx, actor, a, b)
         owed.check_freed(ctx, actor, kind - EMIT, a, b)
     return 0
 
@@ -201,12 +208,31 @@ def _on_again(ctx: int, actor: int) -> int:
 
 
 @array_kernel
-def _check_chain(ctx: int, actor: int, sptep: int, old: int, new: int) -> None:
-    """Oracle `transitions`: a change reports the value that it really replaced."""
+def _last_row(ctx: int, actor: int) -> int:
+    """What the actor did last, one higher; 0: nothing."""
     last = get(actor_at(ctx, actor), A_LAST)
     # Repeated prefix rows lie above the present depth.
     while last > get(ctx, at.H_DEPTH):
         last = get(row_at(ctx, last - 1), R_PREV_ACTOR)
+    return last
+
+
+@array_kernel
+def _check_reference(ctx: int, actor: int, page: int, before: int) -> None:
+    """Oracle `roots`: who takes or puts a reference reports how many there really were.
+
+    One that is the first (`before` 0) comes with the root.
+    """
+    last = _last_row(ctx, actor)
+    if last != 0 and before > 0 and get(row_at(ctx, last - 1), R_OLD) != before:
+        found = get(row_at(ctx, last - 1), R_OLD)
+        note_fault(ctx, WARN + ROOT_CHAIN, actor, page, before, found)
+
+
+@array_kernel
+def _check_chain(ctx: int, actor: int, sptep: int, old: int, new: int) -> None:
+    """Oracle `transitions`: a change reports the value that it really replaced."""
+    last = _last_row(ctx, actor)
     if last == 0:
         return
     row = row_at(ctx, last - 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from harness.explore import block as at
 from harness.explore.coroutines import Stacks, body_address, check_address
 from harness.explore.engine import enter_actor, explore_slice, on_call
-from harness.explore.faults import fault_slot
+from harness.explore.faults import fault_slot, ignored_but
 from harness.explore.judge import audit_finding, fault_finding, outcome_finding, refuse_fault
 from harness.explore.strategy import Strategy, load_strategy
 from harness.explore.trace import Finding, Step
@@ -190,7 +190,10 @@ class Engine:
 
 
 class Explorer:
-    """One scenario under one strategy; `run` goes on until a bound, the end, or a finding."""
+    """One scenario under one strategy; `run` goes on until a bound, the end, or a finding.
+
+    With `oracles`, only what these say is looked for: executions go on behind what others say.
+    """
 
     def __init__(
         self,
@@ -200,6 +203,7 @@ class Explorer:
         *,
         seed: int = 1,
         stop_at_finding: bool = True,
+        oracles: Collection[str] = (),
     ) -> None:
         self.bounds = bounds or Bounds()
         self.world = World(scenario)
@@ -209,6 +213,8 @@ class Explorer:
         self.result = Result(strategy)
         self._seed = seed
         self._stop_at_finding = stop_at_finding
+        self._oracles = oracles
+        self.engine.block[at.H_IGNORED] = ignored_but(oracles)
         self._began = 0.0
         self._reported = 0.0
         self._progress: Progress | None = None
@@ -328,10 +334,11 @@ class Explorer:
             values = tuple(int(words[i]) for i in self.world.outcome_words())
             found.append(outcome_finding(self.world, values, self.engine.steps(depth)))
         if question & at.ASK_STATE and not found:
-            found.append(audit_finding(self.world, self.engine.steps(depth)))
+            found.append(audit_finding(self.world, self.engine.steps(depth), self._oracles))
         findings = [each for each in found if each is not None]
         self.result.findings += findings
-        return not (findings and self._stop_at_finding)
+        wanted = [each for each in findings if not self._oracles or each.oracle in self._oracles]
+        return not (wanted and self._stop_at_finding)
 
     def _report(self, now: float) -> bool:
         if self._progress is None or now - self._reported < SLICE_SECONDS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from harness.explore import block as at
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
@@ -37,13 +39,15 @@ def outcome_finding(world: World, values: tuple[int, ...], steps: Steps) -> Find
     return Finding("outcome", message, -1, steps)
 
 
-def audit_finding(world: World, steps: Steps) -> Finding | None:
-    """What the oracles' audits say about a VM at rest."""
+def audit_finding(world: World, steps: Steps, oracles: Collection[str] = ()) -> Finding | None:
+    """What the oracles' audits say about a VM at rest; with `oracles`, what these say."""
     vm = world.vm
     if vm is None:
         return None
     names = [actor.name for actor in world.scenario.actors]
     for violation in [*reported(vm, names), *audits(vm)]:
+        if oracles and violation.oracle not in oracles:
+            continue
         actor = names.index(violation.actors[0]) if violation.actors else -1
         return Finding(violation.oracle, violation.message, actor, steps)
     return None

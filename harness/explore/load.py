@@ -9,14 +9,22 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from workloads.errors import UsageError
 from workloads.scenario import Scenario
 from workloads.scenarios.registry import SCENARIOS, load
 
 
-def load_scenario(reference: str) -> Scenario:
-    """The scenario that `reference` names; UsageError, one line, if there is none."""
+def load_scenario(
+    reference: str, program: dict[str, Any] | None = None, where: str = ""
+) -> Scenario:
+    """The scenario that `reference` names, or that a program is; UsageError if there is none."""
+    if program is not None:
+        # Only here: what is imported is compiled, and other scenarios do not need its kernels.
+        from workloads.scenarios.generated import read_program
+
+        return read_program(program, where).scenario()
     if "::" in reference:
         file, _, name = reference.rpartition("::")
         return _from_file(Path(file), name)

@@ -1,9 +1,11 @@
 """What must be true at the moment that something is freed or handed back, in explored runs.
 
-A freed table may not be touched at all.  When a table or a frame is freed, an invalidation has
-started, or whoever removed a table leaves RCU (it may be freed from then on), no vCPU in the guest
-may still have a translation of it: outside the guest it serves its flush before it goes on, in the
-guest nobody can make it.  Looks at the VM's words only.
+A freed table may not be touched at all, and no table by software that neither is in an RCU section
+nor holds mmu_lock for write: nothing would keep it from being freed.  When a table or a frame is
+freed, an invalidation has started, or whoever removed a table leaves RCU (it may be freed from then
+on), no vCPU in the guest may still have a translation of it: outside the guest it serves its flush
+before it goes on, in the guest nobody can make it.  Nothing new appears below an invalid root.
+Looks at the VM's words only.
 """
 
 from __future__ import annotations
@@ -19,11 +21,21 @@ from harness.explore.faults import note_fault
 from harness.watch.words import get
 from mmu.hw.tlb import GENERATION_BITS, GENERATION_MASK, STRUCTURES
 from mmu.hw.vcpu import IN_GUEST_MODE, MODE_MASK
-from mmu.machine.conditions import FROZEN_CHANGED, LIFETIME_FREED, TLB_FRAME, TLB_RANGE, TLB_TABLE
+from mmu.machine.conditions import (
+    BALANCE_ACTIVE,
+    FROZEN_CHANGED,
+    LIFETIME_FREED,
+    LIFETIME_SECTION,
+    ROOT_POPULATED,
+    TLB_FRAME,
+    TLB_RANGE,
+    TLB_TABLE,
+)
 from mmu.machine.events import (
     FETCH_AND,
     FETCH_OR,
     FRAME_FREE,
+    INVALIDATE_RANGE_END,
     INVALIDATE_RANGE_START,
     PEEK,
     POKE,
@@ -45,20 +57,30 @@ from mmu.machine.layout import (
     C_TLB,
     C_VCPUS,
     DEFERRED,
+    HELD,
+    LEVELS_MAX,
+    NOTIFIERS,
     RECORD_WORDS,
     REQUEST,
+    ROOTS,
     SP_DEFERRED_NEXT,
     SP_FREE,
+    SP_PARENT,
+    SP_ROOT_INVALID,
+    SP_ROOT_NEXT,
     SP_STATE,
     TLB_GENERATION,
     VCPU_STATE,
 )
-from mmu.spte import ACCESSED, AD_DISABLED, FROZEN, MMU_PRESENT, PFN_MASK, PFN_SHIFT
+from mmu.machine.lock import HELD_MMU_WRITE, HELD_RCU
+from mmu.spte import ACCESSED, AD_DISABLED, FROZEN, MMU_PRESENT, PFN_MASK, PFN_SHIFT, PS
+from mmu.tdp_iter import ROOT_LEVEL_BITS
 
 if TYPE_CHECKING:
     from harness.explore.world import World
 
 LEVEL_4K = 1
+ROOTS_MAX = 64  # that a list is followed for
 Found = tuple[int, int, int, int]  # condition and its three values
 
 
@@ -84,11 +106,18 @@ def check_touched(ctx: int, actor: int, kind: int, addr: int, operand: int) -> N
     bits = get(ctx, at.H_GEOMETRY) & 0xFF
     page = (addr - get(ctx, at.H_TABLES)) >> bits
     state = word_now(ctx, word_now(ctx, C_RECORDS) + page * RECORD_WORDS + SP_STATE)
-    if state == SP_FREE and kind not in (PEEK, POKE):
+    if kind in (PEEK, POKE):
+        return
+    if state == SP_FREE:
         note_fault(ctx, WARN + LIFETIME_FREED, actor, addr, kind, page)
     if kind in (FETCH_AND, FETCH_OR) and word_now(ctx, addr) == FROZEN:
         changed = FROZEN & operand if kind == FETCH_AND else FROZEN | operand
         note_fault(ctx, WARN + FROZEN_CHANGED, actor, addr, FROZEN, changed)
+    own = word_now(ctx, C_ACTOR_BASE) + actor * word_now(ctx, C_ACTOR_STRIDE)
+    # In guest mode it is the hardware that walks, which knows no sections.
+    in_guest = word_now(ctx, own + VCPU_STATE) & MODE_MASK == IN_GUEST_MODE
+    if not in_guest and word_now(ctx, own + HELD) & (HELD_RCU | HELD_MMU_WRITE) == 0:
+        note_fault(ctx, WARN + LIFETIME_SECTION, actor, addr, kind, page)
 
 
 @array_kernel
@@ -96,6 +125,10 @@ def check_freed(ctx: int, actor: int, event: int, a: int, b: int) -> None:
     """An event says that something was or may be freed, or that an invalidation has started."""
     if get(ctx, at.H_TABLES_END) == 0:
         return
+    if event == INVALIDATE_RANGE_END:
+        active = word_now(ctx, NOTIFIERS)
+        if active < 0:
+            note_fault(ctx, WARN + BALANCE_ACTIVE, actor, 0, active, 0)
     if event in (TABLE_FREE, FRAME_FREE, INVALIDATE_RANGE_START):
         _check_vcpus(ctx, actor, event, a, b)
     elif event == RCU_LEAVE:
@@ -123,6 +156,41 @@ def _check_vcpus(ctx: int, actor: int, event: int, a: int, b: int) -> None:
                 _check_table(ctx, actor, own, vcpu, a)
             else:
                 _check_pages(ctx, actor, own, vcpu, event, a, b)
+
+
+@inlined_array_kernel
+def _record(ctx: int, page: int) -> int:
+    """Word index of a table page's record."""
+    return word_now(ctx, C_RECORDS) + page * RECORD_WORDS
+
+
+@array_kernel
+def _is_root(ctx: int, page: int) -> int:
+    """Whether the page is a root on the list."""
+    handle = word_now(ctx, ROOTS)
+    for _ in range(ROOTS_MAX):
+        if handle == 0 or handle >> ROOT_LEVEL_BITS == page:
+            break
+        handle = word_now(ctx, _record(ctx, handle >> ROOT_LEVEL_BITS) + SP_ROOT_NEXT)
+    return int(handle != 0)
+
+
+@array_kernel
+def check_populated(ctx: int, actor: int, sptep: int, old: int, new: int) -> None:
+    """An entry has become present, or links a table now: not below a root that is invalid."""
+    if new & MMU_PRESENT == 0 or (old & MMU_PRESENT != 0 and (old ^ new) & PS == 0):
+        return
+    bits = get(ctx, at.H_GEOMETRY) & 0xFF
+    place = sptep
+    for _ in range(LEVELS_MAX):
+        page = (place - get(ctx, at.H_TABLES)) >> bits
+        if _is_root(ctx, page):
+            if word_now(ctx, _record(ctx, page) + SP_ROOT_INVALID) != 0:
+                note_fault(ctx, WARN + ROOT_POPULATED, actor, page, sptep, new)
+            return
+        place = word_now(ctx, _record(ctx, page) + SP_PARENT)
+        if is_table_word(ctx, place) == 0:
+            return
 
 
 @inlined_array_kernel
@@ -187,6 +255,11 @@ class Watcher:
         if not self._block[at.H_TABLES] <= addr < self._block[at.H_TABLES_END]:
             return None
         return self._ask(check_touched, actor, kind, addr, operand)
+
+    def changed(self, actor: int, sptep: int, old: int, new: int) -> Found | None:
+        """After a change of an entry."""
+        tables = self._block[at.H_TABLES] <= sptep < self._block[at.H_TABLES_END]
+        return self._ask(check_populated, actor, sptep, old, new) if tables else None
 
     def event(self, actor: int, event: int, a: int, b: int) -> Found | None:
         """At a tracepoint: what is owed."""

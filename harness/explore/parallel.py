@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -65,13 +65,15 @@ def explore(
     *,
     stop_at_finding: bool,
     look: Callable[[Result], None],
+    oracles: Collection[str] = (),
 ) -> Result:
     """Run all tasks to their ends; `look(result so far)` about 20 times a second.
 
     Everything ends when somebody finds something (with `stop_at_finding`), or the first task has
-    exhausted the scenario.  Raises what a worker raised, or RunFailed if one died or hangs.
+    exhausted the scenario.  With `oracles`, only what these say is looked for.  Raises what a
+    worker raised, or RunFailed if one died or hangs.
     """
-    jobs = [partial(_explore_task, scenario, task, stop_at_finding) for task in tasks]
+    jobs = [partial(_explore_task, scenario, task, stop_at_finding, oracles) for task in tasks]
     return _run_jobs(scenario, tasks[0].strategy, jobs, look)
 
 
@@ -132,7 +134,11 @@ def _work(connection: Any, job: Job, nothing: Result, parent: int) -> None:
 
 
 def _explore_task(
-    scenario: Scenario, task: Task, stop_at_finding: bool, progress: Progress
+    scenario: Scenario,
+    task: Task,
+    stop_at_finding: bool,
+    oracles: Collection[str],
+    progress: Progress,
 ) -> Result:
     explorer = Explorer(
         scenario,
@@ -140,6 +146,7 @@ def _explore_task(
         task.bounds,
         seed=task.seed,
         stop_at_finding=stop_at_finding,
+        oracles=oracles,
     )
     return explorer.run(progress)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.explore import block as at
 from harness.explore.explorer import Bounds, Engine, Progress, Result
+from harness.explore.faults import ignored_but
 from harness.explore.judge import audit_finding, fault_finding, outcome_finding
 from harness.explore.strategies import follow, random
 from harness.explore.strategy import load_strategy
@@ -38,11 +39,15 @@ class Replay:
 
 
 class Player:
-    """Replays schedules of one world."""
+    """Replays schedules of one world; with `oracles`, only what these say is looked for."""
 
-    def __init__(self, world: World, steps: int = Bounds().steps) -> None:
+    def __init__(
+        self, world: World, steps: int = Bounds().steps, oracles: Collection[str] = ()
+    ) -> None:
         self.world = world
         self.engine = Engine(world, steps)
+        self.engine.block[at.H_IGNORED] = ignored_but(oracles)
+        self._oracles = oracles
         self._answers: Words = np.zeros(0, np.int64)
 
     def play(self, script: Sequence[Step]) -> Replay:
@@ -92,7 +97,7 @@ class Player:
         steps = self.engine.steps(depth)
         values = tuple(int(world.words[i]) for i in world.outcome_words())
         found = outcome_finding(world, values, steps) if values else None
-        return found or audit_finding(world, steps)
+        return found or audit_finding(world, steps, self._oracles)
 
 
 def check_determinism(

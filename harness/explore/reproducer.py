@@ -84,6 +84,7 @@ class Reproducer:
     seed: int
     violation: Violation
     steps: tuple[Recorded, ...]
+    program: dict[str, Any] | None = None  # the scenario itself, if it has no name
 
     @classmethod
     def of(
@@ -96,23 +97,31 @@ class Reproducer:
         patch: Patch | None,
         strategy: str,
         seed: int,
+        program: dict[str, Any] | None = None,
     ) -> Reproducer:
         """Record a finding."""
         names = [actor.name for actor in world.scenario.actors]
         who = names[found.actor] if found.actor >= 0 else ""
         violation = Violation(found.oracle, found.message, who)
         steps = tuple(recorded(world, found.steps))
-        return cls(reference, model, patch, strategy, seed, violation, steps)
+        return cls(reference, model, patch, strategy, seed, violation, steps, program)
 
     def dump(self) -> str:
         """The file's text, one step a line."""
         document = {KEY: VERSION, **asdict(self)}
+        if self.program is None:
+            del document["program"]
         steps = document.pop("steps")
         head = json.dumps(document, indent=1)[:-2]
         lines = ",\n".join("  " + json.dumps(step) for step in steps)
         return (
             f'{head},\n "steps": [\n{lines}\n ]\n}}\n' if steps else f'{head},\n "steps": []\n}}\n'
         )
+
+    @property
+    def oracles(self) -> tuple[str, ...]:
+        """Whose words alone count; of a scenario with a name everybody's do."""
+        return () if self.program is None else (self.violation.oracle,)
 
     def script(self, world: World) -> list[Step]:
         """The steps with the numbers that actors and words have now; UsageError if one is gone."""
@@ -187,6 +196,7 @@ def _checked(path: Path, document: dict[str, Any]) -> Reproducer:
             )
         ),
         tuple(_step(f"{where}: step {number}", step) for number, step in enumerate(steps, 1)),
+        None if "program" not in document else _field(where, document, "program", dict),
     )
 
 

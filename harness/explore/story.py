@@ -8,7 +8,7 @@ one; where they differ, the story ends there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ from harness.oracles.locks import held_text
 from harness.oracles.verdict import audits, reported
 from mmu.machine import events
 from mmu.machine import layout as at
-from mmu.machine.conditions import CONDITIONS
+from mmu.machine.conditions import CONDITIONS, ROOT_CHAIN
 from mmu.machine.events import GO, STEP_LAST, STOP
 from mmu.machine.twin import interpreted
 from workloads.errors import RunFailed
@@ -68,10 +68,11 @@ class _Broken(Exception):  # noqa: N818 - no error: what the story is about
 
 
 class Teller:
-    """Follows one recording in one world, once."""
+    """Follows one recording in one world, once; with `oracles`, to what these say."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, oracles: Collection[str] = ()) -> None:
         self._world = world
+        self._oracles = oracles
         world.reset()
         self.story = Story()
         self._pending: dict[int, tuple[int, int, int, int]] = {}
@@ -163,7 +164,12 @@ class Teller:
                     " which is not what happened to it"
                 )
                 self._break("transitions", text, number)
+            self._break_if(self._owed.changed(number, a, b, c), number)
         elif events.EMIT <= kind < events.COST:
+            reference = kind - events.EMIT in (events.ROOT_GET, events.ROOT_PUT)
+            last = self._last.get(number)
+            if reference and b > 0 and last is not None and last.old != b:
+                self._break_if((ROOT_CHAIN, a, b, last.old), number)
             self._break_if(self._owed.event(number, kind - events.EMIT, a, b), number)
         return GO
 
@@ -179,8 +185,13 @@ class Teller:
 
     def _break(self, oracle: str, message: str, number: int) -> None:
         """End the story: the exception crosses from the actor's greenlet to ours."""
+        if not self._is_wanted(oracle):
+            return
         self._stopping = True
         self._hub.throw(_Broken(oracle, message, number))
+
+    def _is_wanted(self, oracle: str) -> bool:
+        return not self._oracles or oracle in self._oracles
 
     def _stop(self) -> None:
         """Drop everybody where they are: a loop that does not ask `stopped` would never end."""
@@ -287,7 +298,8 @@ class Teller:
         if world.vm is not None:
             names = [actor.name for actor in scenario.actors]
             for violation in [*reported(world.vm, names), *audits(world.vm)]:
-                raise _Broken(violation.oracle, violation.message, -1)
+                if self._is_wanted(violation.oracle):
+                    raise _Broken(violation.oracle, violation.message, -1)
 
     def _alone(self, kind: int, a: int, b: int, c: int) -> int:
         """What `finish` and `check` do: nobody else could make a step of theirs possible."""
@@ -301,7 +313,8 @@ class Teller:
                 raise _Broken("check", text, -1)
         elif kind >= events.WARN:
             oracle, sentence = CONDITIONS[kind - events.WARN]
-            raise _Broken(oracle, sentence.format(a=a, b=b, c=c), 0)
+            if self._is_wanted(oracle):
+                raise _Broken(oracle, sentence.format(a=a, b=b, c=c), 0)
         return GO
 
     def _judge_outcome(self) -> None:

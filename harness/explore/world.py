@@ -20,6 +20,14 @@ from workloads.scenario import ACTORS_MAX, GRADES, Scenario
 
 _ARRAY = re.compile(r"(\w+)\[([0-9]+)\]$")
 WORDS_MAX = 1 << 16
+# Counters that audits judge by a limit.
+COUNTED = (
+    at.N_BETWEEN_CHECKS_MAX,
+    at.N_INVALIDATIONS,
+    at.N_OBSOLETE_MAX,
+    at.N_ELSEWHERE_MAX,
+    at.N_SPURIOUS_MAX,
+)
 
 
 class World:
@@ -123,6 +131,7 @@ class World:
             regions.append((own + at.HELD, own + at.HELD + 1))
             regions.append((own + at.VIOLATIONS, own + at.VIOLATION_C + 1))
             regions.append((own + at.TABLE_CACHE_COUNT, own + at.COUNTERS))
+            regions += [(own + word, own + word + 1) for word in COUNTED]
         regions += [
             (region.start, region.end)
             for name, region in layout.regions.items()

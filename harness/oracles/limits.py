@@ -8,6 +8,20 @@ from __future__ import annotations
 # (torture, 8 processes on 2 busy cores, 10 minutes) is 76,263; sixty times that is no bad luck.
 FAULT_RETRIES_MAX = 5_000_000
 
+# A root becomes invalid in the critical section that asks its vCPUs to reload.  A fault that finds
+# it invalid under mmu_lock comes after that, so the vCPU reloads before it can fault again.
+OBSOLETE_FAULTS_MAX = 1
+
+# The range is set just after the count of invalidations, so a fault may meet the range of the one
+# before: once where the first of several begins.  And one may end, and the next begin, between
+# the look at the range and the look at why.  Each needs a sequence that has not grown: two at most.
+ELSEWHERE_RETRIES_MAX = 2
+
+# A fault that finds its entry as it has to be is followed by a walk that finds it, too.  Somebody
+# else may take it away and a third one bring it back in between; a thousand times in a row, always
+# just then, is no bad luck.
+SPURIOUS_FAULTS_MAX = 1000
+
 
 def entries_between_checks_max(zap_steps: str, entries: int, levels: int) -> int:
     """Entries of removed tables between two yield checks that a policy promises, 0: no promise.

@@ -28,11 +28,13 @@ def audit(snapshot: Snapshot) -> list[str]:
     """Cached translations that nobody will flush."""
     vm = snapshot.vm
     problems = []
+    obsolete = {root.handle for root in snapshot.roots if root.invalid}
     for vcpu in range(vm.config.vcpus):
         words = vm.actor_words(vcpu)
-        if int(words[at.FLUSH_BLOCK]) or int(words[at.REQUEST]) != int(words[at.REQUEST_SEEN]):
-            continue  # it serves a request before it runs guest code again
-        if not int(words[at.VCPU_ROOT]):
+        if int(words[at.FLUSH_BLOCK]):
+            continue  # it flushes before it runs guest code again
+        asked = int(words[at.REQUEST]) != int(words[at.REQUEST_SEEN])
+        if not int(words[at.VCPU_ROOT]) or (asked and int(words[at.VCPU_ROOT]) in obsolete):
             continue  # it begins with empty caches on its next root
         for level, gfn, cached in _cached(vm, words):
             now = _translation(vm, int(words[at.VCPU_ROOT]), gfn, level)

@@ -24,6 +24,7 @@ Document = dict[str, Any]
 SCHEMA: Final = 1
 RUN_FILE: Final = "run.json"
 TABLE_FILE: Final = "table.txt"
+PATCH_FILE: Final = "patch.diff"  # what the run's model was patched with
 
 TEMPORARY_PREFIX: Final = ".tdprace-tmp-"
 TEMPORARY_AGE_S_MAX: Final = 3600  # Writing takes milliseconds: what is this old was abandoned.

@@ -22,6 +22,7 @@ from typing import Any
 import multiprocess
 from multiprocess.connection import wait as wait_for_any
 
+from harness.oracles import progress
 from harness.oracles.locks import held_text
 from harness.oracles.verdict import Violation, audits, reported
 from harness.report.ring_text import RingText, ring_text
@@ -323,6 +324,13 @@ class Session:
         """The first broken rule ends the run: what follows it means nothing."""
         if actor_matrix(self._vm)[:, at.VIOLATIONS].any():
             self._result.violations = reported(self._vm, self._names)
+            raise ViolationFound
+        found = progress.exceeded(self._vm)
+        if found:
+            # Who does the same for ever never comes to rest, where audits are.
+            self._result.violations = [
+                Violation(progress.NAME, message, (self._names[actor],)) for message, actor in found
+            ]
             raise ViolationFound
 
     def _read_watch(self) -> None:

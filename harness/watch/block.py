@@ -28,11 +28,15 @@ KINDS = ("retry", "cmpxchg", "contention", "delay")
     W_ROW_MASK,  # rows of the ring, a power of two, minus 1
     W_COUNT,  # rows written so far
     W_DELAY_TICKS,
-) = range(10)
+    W_TABLES,  # first word of the table pages, and the one behind them
+    W_TABLES_END,
+    W_TABLE_BITS,  # log2 of the words of one
+    W_RECORDS,
+) = range(14)
 # For each kind of injection: its random state, below which 31 bits it happens, how often it was
 # asked for, how often it happened, and how often in a row.
-W_RANDOM, W_THRESHOLD, W_CHANCES, W_INJECTED, W_IN_A_ROW = range(12, 32, 4)
-HEADER_WORDS = 32
+W_RANDOM, W_THRESHOLD, W_CHANCES, W_INJECTED, W_IN_A_ROW = range(16, 36, 4)
+HEADER_WORDS = 40
 
 # Words that all actors share, on a line that is written once.
 CONTROL_LAST = 0  # rings take nothing that happens later than this time stamp

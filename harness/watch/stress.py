@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.watch import block as at
 from harness.watch.block import ASK_BOUNDS, ASK_DELAY, ASK_RING, ASK_STEPS, STOPPING, W_ASKED
-from harness.watch.bounds import is_wild, note_wild_step
+from harness.watch.bounds import broken_bound, note_broken_bound
 from harness.watch.inject import (
     Injection,
     answer_probe,
@@ -35,7 +35,6 @@ from harness.watch.ring import (
 )
 from harness.watch.words import compiled_hook, get, ticks
 from mmu.machine.clock import read_ticks, ticks_per_ns
-from mmu.machine.conditions import LIFETIME_OUTSIDE
 from mmu.machine.cpu import Words
 from mmu.machine.events import (
     AGAIN,
@@ -78,10 +77,11 @@ class Watching:
 @inlined_array_kernel
 def _step(ctx: int, asked: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
     """Before a step."""
-    if asked & ASK_BOUNDS != 0 and is_wild(ctx, a):
+    broken = broken_bound(ctx, kind, a) if asked & ASK_BOUNDS != 0 else 0
+    if broken != 0:
         if asked & ASK_RING != 0:
-            take_down_violation(ctx, WARN + LIFETIME_OUTSIDE, a, kind, actor)
-        note_wild_step(ctx, actor, kind, a)
+            take_down_violation(ctx, WARN + broken, a, kind, actor)
+        note_broken_bound(ctx, broken, actor, kind, a)
         return STOP
     if asked & ASK_DELAY != 0 and kind < PEEK:
         delay_step(ctx)
@@ -136,6 +136,10 @@ class StressWatch:
         block[at.W_BASE] = vm.words.ctypes.data
         block[at.W_WORDS] = len(vm.words)
         block[at.W_OWN] = vm.layout.actor(actor)
+        tables = vm.layout.regions["tables"]
+        block[at.W_TABLES], block[at.W_TABLES_END] = tables.start, tables.end
+        block[at.W_TABLE_BITS] = vm.config.bits
+        block[at.W_RECORDS] = vm.layout.start("records")
         block[at.W_CONTROL] = self._words.ctypes.data
         block[at.W_BEGAN] = self.began
         block[at.W_ROWS] = address + 8 * at.HEADER_WORDS

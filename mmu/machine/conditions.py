@@ -66,7 +66,15 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally
     LOGGED_RECOVERY,
     DIRTY_MISSED,
     DIRTY_NAMED,
-) = range(1, 42)
+    LIFETIME_SECTION,
+    ROOT_CHAIN,
+    ROOT_POPULATED,
+    ROOT_SCHEDULED_TWICE,
+    BALANCE_ACTIVE,
+    PROGRESS_YIELD,
+    PROGRESS_REASON,
+    TRANSITION_TAKEN,
+) = range(1, 50)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -149,6 +157,26 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     LOCK_WRITERS: ("locks", "mmu_lock has two exclusive holders (word {a}): {b} and {c}"),
     LOCK_SLEEP: ("locks", "something that may sleep ran while {b:#x} was held"),
     LOCK_HELD: ("locks", "an actor came to rest while it held {b:#x}"),
+    LIFETIME_SECTION: (
+        "lifetime",
+        "step {b} touched word {a} of table page {c} outside an RCU section and without mmu_lock",
+    ),
+    ROOT_CHAIN: ("roots", "root page {a}: {b} references were reported, but {c} were there"),
+    ROOT_POPULATED: (
+        "roots",
+        "entry at word {b} became {c:#x} below root page {a}, which is invalid",
+    ),
+    ROOT_SCHEDULED_TWICE: ("roots", "root page {a} was scheduled twice: one reference is lost"),
+    BALANCE_ACTIVE: ("balance", "mn_active_invalidate_count was {b} when an invalidation ended"),
+    PROGRESS_YIELD: ("progress", "a walk yielded at gfn {a:#x}, where it had started or yielded"),
+    PROGRESS_REASON: (
+        "progress",
+        "gfn {a:#x} was sent back: nobody invalidates it, and its sequence {b} is still {c}",
+    ),
+    TRANSITION_TAKEN: (
+        "transitions",
+        "a fault at word {a} took permissions away ({b:#x} to {c:#x})",
+    ),
     DIRTY_LOST: (
         "dirty",
         "gfn {a:#x} was written and no harvest names it: it holds {b:#x}, its copy {c:#x}",

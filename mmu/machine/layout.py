@@ -236,6 +236,10 @@ COUNTER_NAMES = (
     "huge_recovered",  # huge pages put together when logging ended
     "gfns_write_protected",
     "memory_faults",  # accesses that the host refuses
+    "invalidations",  # that have ended
+    "obsolete_faults_max",  # sent back by one invalid root without a reload
+    "elsewhere_retries_max",  # sent back by an invalidation of other gfns, between two ends
+    "spurious_faults_max",  # in a row, of an access that does not get done
 )
 (
     N_ACCESSES,
@@ -296,6 +300,10 @@ COUNTER_NAMES = (
     N_HUGE_RECOVERED,
     N_GFNS_WRITE_PROTECTED,
     N_MEMORY_FAULTS,
+    N_INVALIDATIONS,
+    N_OBSOLETE_MAX,
+    N_ELSEWHERE_MAX,
+    N_SPURIOUS_MAX,
 ) = range(COUNTERS, COUNTERS + len(COUNTER_NAMES))
 COUNTERS_MAX_NAMES = tuple(name for name in COUNTER_NAMES if name.endswith("_max"))
 # The supervisor's phase number for this actor, with GATE and SLEEPERS.
@@ -303,7 +311,16 @@ ACTOR_COMMAND = COUNTERS + 8 * LINE
 # The host page that a vCPU's thread waits for its handler to install + 1 (userfaultfd), with GATE
 # and SLEEPERS.
 USERFAULT = ACTOR_COMMAND + LINE
-ACTOR_FIXED_WORDS = USERFAULT + LINE
+# What the counts of progress go on with; private, and only written where something went wrong.
+(
+    OBSOLETE_FAULTS,  # since the root was loaded
+    ELSEWHERE_SEQ,  # the sequence at which ELSEWHERE_RETRIES began
+    ELSEWHERE_RETRIES,
+    SPURIOUS_DONE,  # what was done when SPURIOUS_FAULTS began
+    SPURIOUS_FAULTS,
+    YIELDED_AT,  # gfn + 1 from which the present walk started last, 0: no walk yet
+) = range(USERFAULT + LINE, USERFAULT + LINE + 6)
+ACTOR_FIXED_WORDS = USERFAULT + 2 * LINE
 
 # Latency histograms, one after the other at offset C_HISTOGRAMS.
 HISTOGRAM_NAMES = (

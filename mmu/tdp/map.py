@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mmu.gfn_track import is_write_tracked
 from mmu.hw.vcpu import flush_remote_tlbs
-from mmu.machine.conditions import LIFETIME_WALK, warn
+from mmu.machine.conditions import LIFETIME_WALK, TRANSITION_TAKEN, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import C_AD_BITS, C_HUGE_SPLIT, C_NX_HUGE_PAGES
@@ -23,6 +23,7 @@ from mmu.spte import (
     FROZEN,
     LEVEL_4K,
     MMU_WRITABLE,
+    RWX,
     is_frozen,
     is_leaf,
     is_poison,
@@ -95,6 +96,8 @@ def _install_leaf(
         return unchanged
     if set_spte_atomic(cpu, sptep, first, level, old, new) != DONE:
         return RET_PF_RETRY
+    if was_leaf:
+        warn(cpu, old & ~new & RWX != 0, TRANSITION_TAKEN, sptep, old, new)
     if is_present(old) and (not was_leaf or old & ~new & MMU_WRITABLE != 0):
         flush_remote_tlbs(cpu, first, level_shift(cpu, level))
     return result

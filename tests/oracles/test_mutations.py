@@ -4,36 +4,33 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-MUTATIONS = Path(__file__).parent / "mutations"
-SMALL = ("dirty-log", "-g", "-b", "8M", "-s", "2m", "-w", "50", "-i", "1")
-PAGES_4K = ("dirty-log", "-g", "-b", "8M", "-w", "50", "-i", "1")
-# Every vCPU touches all memory, in the same order: they race for every table and every page.
-CROWDED = ("dirty-log", "-g", "-o", "-v", "2", "-b", "32M", "-i", "1")
-
-TORTURE = ("torture", "-v", "3", "--seconds", "3")
+from harness.oracles.verdict import ORACLES
+from tests.oracles import check
+from tests.oracles.proofs import BUGS, CROWDED, MUTATIONS, PROOFS, SMALL, TORTURE
 
 CAUGHT = {
-    "balance-counted-twice": ("balance", TORTURE),
-    "frames-freed-before-the-notifier": ("frames", TORTURE),
-    "frozen-changed-by-the-ordinary-setter": ("frozen", (*SMALL, "--huge-split", "zap")),
-    "mapping-notifier-without-flush": ("mapping", TORTURE),
-    "progress-passes-skipped": (
-        "progress",
-        (*TORTURE, "--root-switches", "0", "--zap-steps", "4k-2m-1g"),
-    ),
-    "roots-reference-put-twice": ("roots", TORTURE),
-    "lifetime-wild-frame": ("lifetime", PAGES_4K),
-    "mapping-wrong-frame": ("mapping", PAGES_4K),
-    "memory-zeroed-again": ("memory", (*SMALL, "--huge-split", "zap")),
-    "transitions-ladder": ("transitions", SMALL),
-    "leaks-statistics": ("leaks", (*SMALL, "--huge-split", "fault")),
-    "leaks-lost-page": ("leaks", PAGES_4K),
-    "locks-not-taken": ("locks", SMALL),
-    "locks-not-released": ("locks", SMALL),
+    mutation: (oracle, next(p.stress for p in PROOFS[oracle] if p.mutation == mutation))
+    for mutation, oracle in (
+        ("balance-counted-twice", "balance"),
+        ("frames-freed-before-the-notifier", "frames"),
+        ("frozen-changed-by-the-ordinary-setter", "frozen"),
+        ("mapping-notifier-without-flush", "mapping"),
+        ("progress-passes-skipped", "progress"),
+        ("roots-reference-put-twice", "roots"),
+        ("lifetime-wild-frame", "lifetime"),
+        ("mapping-wrong-frame", "mapping"),
+        ("memory-zeroed-again", "memory"),
+        ("transitions-ladder", "transitions"),
+        ("leaks-statistics", "leaks"),
+        ("leaks-lost-page", "leaks"),
+        ("locks-not-taken", "locks"),
+        ("locks-not-released", "locks"),
+    )
 }
 
 
@@ -46,7 +43,38 @@ def stress(tmp_path: Path, *words: str) -> tuple[int, dict, str]:
 
 
 def test_every_mutation_has_its_oracle():
-    assert sorted(CAUGHT) == sorted(path.stem for path in MUTATIONS.glob("*.diff"))
+    proved = {proof.mutation for proofs in PROOFS.values() for proof in proofs}
+    assert proved == {path.stem for folder in (BUGS, MUTATIONS) for path in folder.glob("*.diff")}
+
+
+def test_every_oracle_is_proved_in_both_ways():
+    assert list(PROOFS) == [oracle.NAME for oracle in ORACLES]
+    for oracle, proofs in PROOFS.items():
+        assert len({proof.mutation for proof in proofs if proof.scenario}) >= 3, oracle
+        assert any(proof.stress for proof in proofs), oracle
+        assert len({proof.mutation for proof in proofs}) == len(proofs), oracle
+
+
+@pytest.mark.parametrize("folder", [BUGS, MUTATIONS])
+def test_a_mutation_is_small(folder):
+    for path in folder.glob("*.diff"):
+        lines = [line for line in path.read_text().splitlines() if line[:1] in "+-"]
+        assert len([line for line in lines if line[:3] not in ("+++", "---")]) <= 10, path
+
+
+def test_what_is_not_found_is_an_error(monkeypatch, capsys):
+    """A run that reports nothing, another oracle, or the clean model: each is said."""
+    proof = PROOFS["roots"][0]
+    job = check.jobs_of(proof)[0]
+    clean = check.Job(job.command, job.words)
+    nothing = check.Done(frozenset(), 5, 0.1)
+    right = check.Done(frozenset({"roots"}), 5, 0.1)
+    monkeypatch.setitem(PROOFS, "roots", (replace(proof, stress=()),))
+    assert check.report({clean: nothing, job: right}, ["roots"]) == 0
+    assert check.report({clean: nothing, job: nothing}, ["roots"]) == 1
+    assert check.report({clean: nothing, job: replace(right, oracles={"leaks"})}, ["roots"]) == 1
+    assert check.report({clean: right, job: right}, ["roots"]) == 1
+    assert "NOT by explore" in capsys.readouterr().out
 
 
 @pytest.mark.slow

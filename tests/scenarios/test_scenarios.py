@@ -229,15 +229,11 @@ NOT_REACHED: dict[str, str] = {
     "mmu.removed._freeze: stopped(cpu) is false": DROPS,
     "mmu.removed._freeze: stopped(cpu) is true": DROPS,
     "mmu.removed._freeze_leafs: marks != 0 is false": HAS_A,
-    "mmu.removed._marks_of: spte & ACCESSED != 0 is false": HAS_A,
-    "mmu.removed.tell_host: marks != 0 is false": HAS_A,
     "mmu.roots._free_root: owed != 0 is true": WRONG,
+    "mmu.host.mapping.fault_in: stopped(cpu) is true": READS_0,
     "mmu.roots.alloc_root: stopped(cpu) is true": READS_0,
     "mmu.roots.get_root: stopped(cpu) is true": READS_0,
     "mmu.roots.invalidate_all_roots: stopped(cpu) is true": READS_0,
-    "mmu.tdp.map._install_leaf: new == old is true": (
-        "the fault wants more than the entry gives, and the host gives at least that"
-    ),
     "mmu.tdp.map._install_leaf: old & ~new & MMU_WRITABLE != 0 is true": (
         "what the host no longer allows has been zapped by its notifier"
     ),
@@ -263,9 +259,6 @@ NOT_REACHED: dict[str, str] = {
     f"{CLEARING} ends": WRAP,
     "mmu.hw.vcpu._wait_for_vcpu: stopped(cpu) is true": LATE_STOP,
     "mmu.hw.walker.walk: stopped(cpu) is true": LATE_STOP,
-    "mmu.hw.walker._set_accessed_dirty: wanted & ~spte & DIRTY != 0 is false": (
-        "nobody takes A alone from an entry yet"
-    ),
     "mmu.pages._host_page: fresh >= config(cpu, C_TABLE_PAGES) is true": ENOUGH,
     "mmu.tdp.map._make_table: page == 0 is true": ENOUGH,
     "mmu.tdp.recover._find_leaf: is_leaf(spte, own(cpu, ITERATOR_INNER + IT_LEVEL)) is false": (
@@ -275,7 +268,7 @@ NOT_REACHED: dict[str, str] = {
     "mmu.dirty_clear._protect_again: high != 0 is true": EIGHT,
     "mmu.dirty_clear._protect_again: low != 0 is false": EIGHT,
     "mmu.tdp_mmu._check_leaf: level > LEVEL_1G is true": WRONG,
-    "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is false": WRONG,
+    "mmu.tdp_mmu.handle_changed_spte: frozen is true": WRONG,
     "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is true": WRONG,
     "mmu.tdp_mmu.set_spte: is_frozen(old) is true": NO_CALLER,
 }

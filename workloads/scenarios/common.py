@@ -110,6 +110,15 @@ def write_both_pages(cpu: Cpu) -> None:
 
 
 @kernel
+def write_pages_0_and_2(cpu: Cpu) -> None:
+    """The guest writes gfn 0, then gfn 2."""
+    vcpu_load(cpu)
+    touch(cpu, 0, ACCESS_WRITE)
+    touch(cpu, 2, ACCESS_WRITE)
+    vcpu_put(cpu)
+
+
+@kernel
 def execute_page_1(cpu: Cpu) -> None:
     """The guest executes gfn 1."""
     one_access(cpu, 1, ACCESS_EXECUTE)

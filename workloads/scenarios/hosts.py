@@ -13,7 +13,7 @@ from mmu.host_changes import (
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import PROBE_CONTEND
 from mmu.machine.kernel import kernel
-from mmu.machine.layout import INVALIDATE_SEQ
+from mmu.machine.layout import INVALIDATE_SEQ, N_INVALIDATIONS
 from mmu.notifier import invalidate_range_end, invalidate_range_start
 from mmu.spte import ACCESS_WRITE
 from mmu.vm import Vm
@@ -114,6 +114,7 @@ def sequence_about_to_wrap(vm: Vm) -> None:
     """2**31 invalidations have been, less one: a sequence kept in 32 bits is about to wrap."""
     fill_caches(vm)
     vm.words[INVALIDATE_SEQ] = SEQUENCE_WRAP - 1
+    vm.actor_words(0)[N_INVALIDATIONS] = SEQUENCE_WRAP - 1
 
 
 def split_and_written(vm: Vm) -> None:

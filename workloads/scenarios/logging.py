@@ -17,6 +17,7 @@ from workloads.scenarios.common import (
     write_both_pages,
     write_page_0,
     write_page_1,
+    write_pages_0_and_2,
     write_protect_everything,
 )
 
@@ -96,11 +97,11 @@ ENABLE_EXECUTE = Scenario(
     "enable-execute",
     "a huge page is written, then split by an execution, while logging is switched on",
     (
-        Actor("vcpu 0", write_both_pages),
-        Actor("vcpu 1", execute_page_1),
+        Actor("vcpu 0", execute_page_1),
+        Actor("vcpu 1", write_pages_0_and_2),  # which it has not cached
         Actor("vmm", enable_and_copy),
     ),
-    vm=small_vm(2, 1, backing_level=2, huge_split="fault"),
+    vm=small_vm(2, 1, backing_level=2, huge_split="fault", bits=2),
     setup=map_for_writing,
     check=migration_lost_nothing,
 )

@@ -142,7 +142,7 @@ RECOVER_WALKER = Scenario(
 )
 RECOVER_WRITTEN = Scenario(
     "recover-written",
-    "D is set in a leaf that is not the one which the huge page is made of",
+    "the walker sets D in a leaf that is not the one which the huge page is made of",
     (Actor("vcpu 0", write_page_1), Actor("vmm", disable)),
     vm=small_vm(1, 1, backing_level=2, spare_frames=2),
     setup=split_and_written_back,

@@ -140,6 +140,8 @@ SCENARIOS = {
     "slot-move-fault": _SLOTS,
     "slot-delete-notifier": _SLOTS,
     "slot-delete-move": _SLOTS,
+    "slot-gone-logged": _SLOTS,
+    "slot-gone-cleared": _SLOTS,
     "age-walker": _AGEING,
     "age-walker-aged": _AGEING,
     "age-map": _AGEING,
