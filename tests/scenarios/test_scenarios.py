@@ -228,12 +228,10 @@ NOT_REACHED: dict[str, str] = {
     "mmu.removed._freeze: stopped(cpu) is false": DROPS,
     "mmu.removed._freeze: stopped(cpu) is true": DROPS,
     "mmu.roots._free_root: owed != 0 is true": WRONG,
+    "mmu.host.mapping.fault_in: stopped(cpu) is true": READS_0,
     "mmu.roots.alloc_root: stopped(cpu) is true": READS_0,
     "mmu.roots.get_root: stopped(cpu) is true": READS_0,
     "mmu.roots.invalidate_all_roots: stopped(cpu) is true": READS_0,
-    "mmu.tdp.map._install_leaf: new == old is true": (
-        "the fault wants more than the entry gives, and the host gives at least that"
-    ),
     "mmu.tdp.map._install_leaf: old & ~new & MMU_WRITABLE != 0 is true": (
         "what the host no longer allows has been zapped by its notifier"
     ),
@@ -267,7 +265,7 @@ NOT_REACHED: dict[str, str] = {
     "mmu.dirty_clear._protect_again: high != 0 is true": EIGHT,
     "mmu.dirty_clear._protect_again: low != 0 is false": EIGHT,
     "mmu.tdp_mmu._check_leaf: level > LEVEL_1G is true": WRONG,
-    "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is false": WRONG,
+    "mmu.tdp_mmu.handle_changed_spte: frozen is true": WRONG,
     "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is true": WRONG,
     "mmu.tdp_mmu.set_spte: is_frozen(old) is true": NO_CALLER,
 }
