@@ -219,10 +219,13 @@ DROPS = (
     "only a drop of a huge leaf (before 6.2) freezes for a moment, and no fault replaces its table"
 )
 ALONE = "nobody else changes a root that is being zapped: vCPUs have left, notifiers keep us out"
+OWN_FRAME = "who swaps a page out frees a frame, which is there when the page is wanted again"
 HAS_A = "leafs are made with A, and nobody takes it"
 READS_0 = "a stopped step reads 0, which ends the loop first"
 
 NOT_REACHED: dict[str, str] = {
+    "mmu.emulate.emulate_write: mapping != 0 is false": OWN_FRAME,
+    "mmu.emulate.emulate_write: mapping == 0 is true": OWN_FRAME,
     "mmu.removed._freeze: is_frozen(old) is true": DROPS,
     "mmu.removed._freeze: stopped(cpu) is false": DROPS,
     "mmu.removed._freeze: stopped(cpu) is true": DROPS,
@@ -233,9 +236,6 @@ NOT_REACHED: dict[str, str] = {
     "mmu.roots.alloc_root: stopped(cpu) is true": READS_0,
     "mmu.roots.get_root: stopped(cpu) is true": READS_0,
     "mmu.roots.invalidate_all_roots: stopped(cpu) is true": READS_0,
-    "mmu.tdp.map._install_leaf: new == old is true": (
-        "the fault wants more than the entry gives, and the host gives at least that"
-    ),
     "mmu.tdp.map._install_leaf: old & ~new & MMU_WRITABLE != 0 is true": (
         "what the host no longer allows has been zapped by its notifier"
     ),
@@ -245,9 +245,6 @@ NOT_REACHED: dict[str, str] = {
         "there is one zapper at a time: the worker, or who holds slots_lock"
     ),
     "mmu.fast_fault._attempt: access != SPTE_W is true": "its only caller asks for writes",
-    "mmu.fast_fault._attempt: spte & MMU_WRITABLE == 0 is true": (
-        "a write to what the host maps read-only has no end yet: it would fault for ever"
-    ),
     "mmu.fast_fault.fast_page_fault: attempts < ATTEMPTS_MAX is false": (
         "takes five changes of one entry during one fault"
     ),

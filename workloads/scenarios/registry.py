@@ -133,6 +133,7 @@ SCENARIOS = {
     "slot-delete-move": _SLOTS,
     "nx-recovery-execute": _RECOVERY,
     "nx-recovery-read": _RECOVERY,
+    "nx-recovery-replace": _RECOVERY,
     "nx-recovery-walker": _RECOVERY,
     "nx-recovery-yield": _RECOVERY,
     "nx-recovery-notifier": _RECOVERY,
