@@ -1,8 +1,12 @@
-"""Dirty logging: the bitmaps, who sets bits, and KVM_GET_DIRTY_LOG.
+"""Dirty logging: the bitmaps, who sets bits, switching it on and off, KVM_GET_DIRTY_LOG.
 
 A bit is set by whoever makes a page writable (fault, fast fault) and by draining the vCPUs' PML
 buffers; the harvest takes a word of bits with one exchange and only then takes D (or W) from the
 entries of these gfns.  In the other order a write between the two would be reported by nobody.
+
+That is `--dirty-log-mode get`.  `manual`: GET copies the bitmap and changes nothing, clearing is a
+call of its own (`mmu.dirty_clear`).  `initially-set`: besides, everything counts as written at
+first, so nothing is protected before it is cleared, huge pages neither.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
     BITMAP_BITS,
+    C_DIRTY_LOG_MODE,
     C_GFN_MASK,
     C_HUGE_SPLIT,
     C_PML,
@@ -52,12 +57,13 @@ from mmu.machine.primitives import (
     write_once,
     xchg,
 )
-from mmu.memslots import is_logged, slot_base, slot_of, slot_word
+from mmu.memslots import is_logged, is_shown, slot_base, slot_of, slot_word
 from mmu.pages import maybe_free_deferred, topup_table_cache
-from mmu.policy import SPLIT_EAGER
+from mmu.policy import LOG_GET, LOG_INITIALLY_SET, SPLIT_EAGER
 from mmu.roots import next_root, next_valid_root
 from mmu.spte import DIRTY, LEVEL_2M, LEVEL_4K, SPTE_W
 from mmu.tdp.log import clear_bits_in_slot, clear_bits_masked
+from mmu.tdp.recover import recover_huge_pages
 from mmu.tdp.split import try_split_huge_pages
 
 
@@ -107,24 +113,30 @@ def _bitmap_words(cpu: Cpu, slot: int) -> int:
 
 @kernel
 def _protect_slot(cpu: Cpu, slot: int) -> None:
-    """Take what lets writes go unnoticed from every leaf of the slot (read lock held)."""
+    """Take what lets writes go unnoticed from every leaf of the slot (read lock held).
+
+    With PML huge leafs lose W first, then all leafs D.  In the order of 6.8 a write in between sets
+    D of a huge leaf again; and if that is split, for an execution, while it has W, its children
+    have W and D, and nobody ever notices that they are written.
+    """
     base = slot_base(cpu, slot)
     end = base + config(cpu, slot + SLOT_PAGES)
     root = next_root(cpu, 0, 1)
     while root != 0 and not stopped(cpu):
         if config(cpu, C_USE_PML):
-            clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, DIRTY)
             clear_bits_in_slot(cpu, root, base, end, LEVEL_2M, SPTE_W)
+            clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, DIRTY)
         else:
             clear_bits_in_slot(cpu, root, base, end, LEVEL_4K, SPTE_W)
         root = next_root(cpu, root, 1)
 
 
 @kernel
-def _split_slot(cpu: Cpu, slot: int) -> int:
-    """Split all huge pages of the slot, in every valid root; 0, or SPLIT_FAILED."""
-    base = slot_base(cpu, slot)
-    end = base + config(cpu, slot + SLOT_PAGES)
+def split_range(cpu: Cpu, base: int, end: int) -> int:
+    """Split all huge pages of [base, end), in every valid root; 0, or SPLIT_FAILED.
+
+    mmu_lock is held in either mode, and may be dropped and retaken in it.
+    """
     result = 0
     root = next_root(cpu, 0, 1)
     while root != 0 and not stopped(cpu):
@@ -134,11 +146,14 @@ def _split_slot(cpu: Cpu, slot: int) -> int:
 
 
 @kernel
-def _forget_writes(cpu: Cpu, slot: int) -> None:
-    """Logging begins with an empty bitmap (kvm_alloc_dirty_bitmap); nobody sets bits yet."""
+def _begin_bitmap(cpu: Cpu, slot: int) -> None:
+    """Logging begins with an empty bitmap, or with a full one; nobody else sets bits yet."""
     bitmap = config(cpu, slot + SLOT_BITMAP)
+    pages = config(cpu, slot + SLOT_PAGES)
+    full = config(cpu, C_DIRTY_LOG_MODE) == LOG_INITIALLY_SET
     for word in range(_bitmap_words(cpu, slot)):
-        poke(cpu, bitmap + word, 0)
+        rest = min(pages - word * BITMAP_BITS, BITMAP_BITS)
+        poke(cpu, bitmap + word, (1 << rest) - 1 if full else 0)
 
 
 @kernel
@@ -148,21 +163,28 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
     First the flag; then every vCPU leaves the guest (PML is on when it enters again) and ends
     the exit that it handles, since a fault that has read the old flag would install a writable
     leaf behind our back; then the leafs; then an unconditional flush before the caller hears.
+    Where everything counts as written there is nothing to protect yet; where the memslot is
+    nowhere, nothing at all: its log begins all the same, and goes on when it comes back.
     """
     slot = slot_word(cpu, number)
     slots_lock(cpu)
     if is_logged(cpu, slot):
         slots_unlock(cpu)
         return 0
-    _forget_writes(cpu, slot)
+    emit(cpu, events.DIRTY_LOG_CHANGED, number, 1, 0)
+    _begin_bitmap(cpu, slot)
     store_release(cpu, slot + SLOT_LOGGED, 1)
     fetch_add(cpu, LOGGING, config(cpu, C_USE_PML))
     synchronize_srcu(cpu)
+    if config(cpu, C_DIRTY_LOG_MODE) == LOG_INITIALLY_SET or not is_shown(cpu, slot):
+        slots_unlock(cpu)
+        return 0
     topup_table_cache(cpu, TABLE_CACHE_MAX)
     mmu_read_lock(cpu)
     result = 0
     if config(cpu, C_HUGE_SPLIT) == SPLIT_EAGER:
-        result = _split_slot(cpu, slot)
+        base = slot_base(cpu, slot)
+        result = split_range(cpu, base, base + config(cpu, slot + SLOT_PAGES))
     _protect_slot(cpu, slot)
     mmu_read_unlock(cpu)
     flush_remote_tlbs(cpu, 0, EVERYTHING)
@@ -172,14 +194,34 @@ def enable_dirty_log(cpu: Cpu, number: int) -> int:
 
 
 @kernel
+def _recover_slot(cpu: Cpu, slot: int) -> None:
+    """Put the slot's huge pages together again in every valid root (kvm_mmu_recover_huge_pages)."""
+    if not is_shown(cpu, slot):
+        return
+    mmu_read_lock(cpu)
+    root = next_root(cpu, 0, 1)
+    while root != 0 and not stopped(cpu):
+        recover_huge_pages(cpu, root, slot)
+        root = next_root(cpu, root, 1)
+    mmu_read_unlock(cpu)
+    maybe_free_deferred(cpu)
+
+
+@kernel
 def disable_dirty_log(cpu: Cpu, number: int) -> None:
-    """Stop logging memslot `number`; huge pages are not put together again yet."""
+    """Stop logging memslot `number`, then let its memory be mapped huge again.
+
+    Only when nobody handles an exit any more that began while the slot was logged: such a fault
+    could still want, and count on, a 4K leaf.
+    """
     slot = slot_word(cpu, number)
     slots_lock(cpu)
     if is_logged(cpu, slot):
+        emit(cpu, events.DIRTY_LOG_CHANGED, number, 0, 0)
         store_release(cpu, slot + SLOT_LOGGED, 0)
         fetch_add(cpu, LOGGING, -config(cpu, C_USE_PML))
         synchronize_srcu(cpu)
+        _recover_slot(cpu, slot)
     slots_unlock(cpu)
 
 
@@ -195,36 +237,57 @@ def _pages_in(mask: int) -> int:
 
 
 @kernel
-def _clear_in_roots(cpu: Cpu, first_gfn: int, mask: int, bits: int) -> int:
-    """Take `bits` from the leafs of these gfns in every valid root; how many (write lock held).
+def clear_in_roots(cpu: Cpu, first_gfn: int, mask: int, bits: int) -> None:
+    """Take `bits` from the leafs of these gfns in every valid root (write lock held).
 
     Nobody puts a root while the lock is held for write, so none needs a reference.
     """
-    cleared = 0
     root = next_valid_root(cpu, 0)
     while root != 0 and not stopped(cpu):
-        cleared += clear_bits_masked(cpu, root, first_gfn, mask, bits)
+        clear_bits_masked(cpu, root, first_gfn, mask, bits)
         root = next_valid_root(cpu, root)
-    return cleared
+
+
+@kernel
+def _copy_bitmap(cpu: Cpu, slot: int, number: int) -> int:
+    """GET where CLEAR is a call of its own: hand the bitmap out as it is; pages that it names.
+
+    No lock, no flush: bits may be set meanwhile, and none is taken.
+    """
+    bitmap = config(cpu, slot + SLOT_BITMAP)
+    harvest = config(cpu, slot + SLOT_HARVEST)
+    base = slot_base(cpu, slot)
+    pages = 0
+    for word in range(_bitmap_words(cpu, slot)):
+        mask = read_once(cpu, bitmap + word)
+        write_once(cpu, harvest + word, mask)
+        emit(cpu, events.DIRTY_LOG_RETURNED, base + word * BITMAP_BITS, mask, number)
+        pages += _pages_in(mask)
+    return pages
 
 
 @kernel
 def get_dirty_log(cpu: Cpu, number: int) -> int:
-    """KVM_GET_DIRTY_LOG in mode `get`: return the bitmap and start over; how many pages it names.
+    """KVM_GET_DIRTY_LOG: return the bitmap; how many pages it names.
 
-    The harvest lies in the slot's second bitmap, as in the kernel.  PML buffers are drained by
-    making every vCPU leave the guest.  The flush comes after the lock is dropped and before
-    anything is handed out.
+    In mode `get` it starts over too.  The harvest lies in the slot's second bitmap, as in the
+    kernel.  PML buffers are drained by making every vCPU leave the guest.  The flush comes after
+    the lock is dropped and before anything is handed out.
     """
     slot = slot_word(cpu, number)
     slots_lock(cpu)
     request_all(cpu)
+    if config(cpu, C_DIRTY_LOG_MODE) != LOG_GET:
+        pages = _copy_bitmap(cpu, slot, number)
+        slots_unlock(cpu)
+        tally(cpu, N_DIRTY_HARVESTED, pages)
+        return pages
     bits = DIRTY if config(cpu, C_USE_PML) else SPTE_W
     base = slot_base(cpu, slot)
+    shown = is_shown(cpu, slot)
     bitmap = config(cpu, slot + SLOT_BITMAP)
     harvest = config(cpu, slot + SLOT_HARVEST)
     pages = 0
-    cleared = 0
     mmu_write_lock(cpu)
     for word in range(_bitmap_words(cpu, slot)):
         if stopped(cpu):
@@ -232,12 +295,14 @@ def get_dirty_log(cpu: Cpu, number: int) -> int:
         mask = 0
         if read_once(cpu, bitmap + word) != 0:
             mask = xchg(cpu, bitmap + word, 0)
-            cleared += _clear_in_roots(cpu, base + word * BITMAP_BITS, mask, bits)
+            if shown:
+                clear_in_roots(cpu, base + word * BITMAP_BITS, mask, bits)
             pages += _pages_in(mask)
         write_once(cpu, harvest + word, mask)
         emit(cpu, events.DIRTY_LOG_RETURNED, base + word * BITMAP_BITS, mask, number)
     mmu_write_unlock(cpu)
-    if cleared != 0:
+    if pages != 0:
+        # Also where no entry had anything to lose: ageing may have taken W, and it never flushes.
         flush_remote_tlbs(cpu, base, EVERYTHING)
     slots_unlock(cpu)
     tally(cpu, N_DIRTY_HARVESTED, pages)

@@ -1,4 +1,7 @@
-"""fast_page_fault: give W back to a write-protected leaf with no lock at all.
+"""fast_page_fault: give a leaf back what KVM has taken from it for a while, with no lock at all.
+
+That is W, taken so that a write is noticed, and without A and D bits all permissions, put aside by
+ageing so that any access is.
 
 Only for direct pages.  With an indirect one the frame could be freed and reused for another gfn
 between the read and the cmpxchg, the entry could have the same value again, and the wrong page
@@ -14,7 +17,17 @@ from mmu.machine.kernel import kernel
 from mmu.machine.primitives import cmpxchg, read_once, stopped
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.memslots import is_logged
-from mmu.spte import LEVEL_4K, MMU_WRITABLE, SPTE_W, is_leaf, is_poison, is_present
+from mmu.spte import (
+    ACCESS_WRITE,
+    LEVEL_4K,
+    MMU_WRITABLE,
+    SPTE_W,
+    is_access_tracked,
+    is_leaf,
+    is_poison,
+    is_present,
+    restore_access,
+)
 from mmu.tdp.map import RET_PF_FIXED, RET_PF_INVALID, RET_PF_SPURIOUS
 from mmu.tdp_iter import child_table, index_of, root_level, root_table
 
@@ -55,13 +68,18 @@ def _attempt(cpu: Cpu, root: int, gfn: int, access: int, slot: int) -> int:
         return RET_PF_INVALID
     if spte & access == access:
         return RET_PF_SPURIOUS
-    if access != SPTE_W or spte & MMU_WRITABLE == 0:
+    new = restore_access(spte) if is_access_tracked(spte) else spte
+    logged = 0
+    if access == ACCESS_WRITE and spte & MMU_WRITABLE != 0:
+        new |= SPTE_W
+        logged = is_logged(cpu, slot)
+        if level > LEVEL_4K and logged:
+            # Logging wants 4K: a huge page must be split, which takes the lock.
+            return RET_PF_INVALID
+    if new & access != access:
         return RET_PF_INVALID
-    logged = is_logged(cpu, slot)
-    if level > LEVEL_4K and logged:
-        # Logging wants 4K: a huge page must be split, which takes the lock.
-        return RET_PF_INVALID
-    if cmpxchg(cpu, sptep, spte, spte | SPTE_W) != spte:
+    # Ageing, a harvest, a zap may all have changed it: then it is looked at again.
+    if cmpxchg(cpu, sptep, spte, new) != spte:
         return 0
     if logged:
         # After the cmpxchg: a harvest between the two finds the bit at its next round.

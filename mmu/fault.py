@@ -12,17 +12,18 @@ from mmu.gfn_track import is_write_tracked
 from mmu.host.frames import host_mapping, host_page, mapping_pfn
 from mmu.host.mapping import host_fault_in
 from mmu.machine import events
-from mmu.machine.conditions import LEAK_EXHAUSTED, MAPPING_MMIO, warn
+from mmu.machine.conditions import LEAK_EXHAUSTED, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
+    C_AD_BITS,
     C_SAMPLE_MASK,
     FAULT_NUMBER,
     H_FAULT,
     INVALIDATE_SEQ,
     N_FAULT_RETRIES_MAX,
-    N_MMIO_EXITS,
+    N_MEMORY_FAULTS,
     N_PF_EXECUTE,
     N_PF_FAST,
     N_PF_FIXED,
@@ -48,10 +49,11 @@ from mmu.machine.primitives import (
 )
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.memslots import is_logged, max_mapping_level, slot_of
+from mmu.mmio import mmio_fault
 from mmu.notifier import invalidated_since, invalidation_covers
 from mmu.pages import maybe_free_deferred, topup_for_fault
 from mmu.roots import root_invalid
-from mmu.spte import ACCESS_EXECUTE, ACCESS_WRITE, LEVEL_4K, SPTE_R, SPTE_W
+from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE, LEVEL_4K, SPTE_R, SPTE_W
 from mmu.tdp.map import (
     RET_PF_EMULATE,
     RET_PF_FIXED,
@@ -60,6 +62,7 @@ from mmu.tdp.map import (
     RET_PF_SPURIOUS,
     RET_PF_WRITE_PROTECTED,
     tdp_mmu_map,
+    tdp_mmu_map_other,
 )
 
 
@@ -70,7 +73,7 @@ def _is_stale(cpu: Cpu, root: int, gfn: int, seq: int) -> int:
 
 
 @inlined_kernel
-def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
+def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int, prefetch: int) -> int:
     """Ask the host, then map under mmu_lock held for read; a RET_PF_* code."""
     if not topup_for_fault(cpu):
         # There are enough for everything mapped at 4K: somebody has lost some.
@@ -86,6 +89,10 @@ def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
         mapping = host_fault_in(cpu, host_page(cpu, gfn), access)
         if mapping == 0:
             return RET_PF_RETRY
+        if mapping & access != access:
+            # -EFAULT (KVM_PFN_ERR_RO_FAULT): the access ends here, user space must help.
+            tally(cpu, N_MEMORY_FAULTS, 1)
+            return RET_PF_EMULATE
     writable = mapping & SPTE_W != 0
     root = own(cpu, VCPU_ROOT)
     mmu_read_lock(cpu)
@@ -98,11 +105,23 @@ def _slow_fault(cpu: Cpu, gfn: int, access: int, slot: int) -> int:
             mark_page_dirty(cpu, slot, gfn)
         rcu_read_lock(cpu)
         pfn = mapping_pfn(cpu, mapping)
-        result = tdp_mmu_map(cpu, root, gfn, access, requested, pfn, writable)
+        if prefetch:
+            result = tdp_mmu_map_other(cpu, root, gfn, access, requested, pfn, writable, 0)
+        else:
+            result = tdp_mmu_map(cpu, root, gfn, access, requested, pfn, writable)
         rcu_read_unlock(cpu)
     mmu_read_unlock(cpu)
     maybe_free_deferred(cpu)
     return result
+
+
+@kernel
+def prefetch_fault(cpu: Cpu, gfn: int, slot: int) -> int:
+    """Map `gfn` of the memslot as a read would; a RET_PF_* code, the level at LEVEL_SHIFT.
+
+    Nothing is counted: no guest has faulted.
+    """
+    return _slow_fault(cpu, gfn, ACCESS_READ, slot, 1)
 
 
 @inlined_kernel
@@ -118,25 +137,12 @@ def _count_result(cpu: Cpu, result: int) -> None:
         tally(cpu, N_PF_WRITE_PROTECTED, 1)
 
 
-@kernel
-def _mmio_exit(cpu: Cpu, gfn: int) -> None:
-    """The guest accessed a hole: user space emulates a device.  It must be a hole.
-
-    A slot that is being deleted is none yet; and one that was created since the lookup cannot be
-    being deleted already, since its creation waits for this exit to end.
-    """
-    tally(cpu, N_MMIO_EXITS, 1)
-    slot = slot_of(cpu, gfn)
-    warn(cpu, slot < 0, MAPPING_MMIO, gfn, -slot, 0)
-
-
 @inlined_kernel
 def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     """Fast path if it can help, else the slow one."""
     slot = slot_of(cpu, gfn)
     if slot == 0:
-        _mmio_exit(cpu, gfn)
-        return RET_PF_EMULATE
+        return mmio_fault(cpu, gfn, access)
     if slot < 0:
         # About to go or to move: it is memory still, so this is no MMIO, but nothing is mapped.
         return RET_PF_RETRY
@@ -144,12 +150,13 @@ def _fault(cpu: Cpu, gfn: int, access: int, present: int) -> int:
     # look has taken what the fast path needs; who has stopped gets one write more than he wants.
     if present and access == ACCESS_WRITE and is_write_tracked(cpu, gfn):
         return RET_PF_WRITE_PROTECTED
-    if present and access == ACCESS_WRITE:
+    # Nothing granted: without A bits it may be that only ageing has put the permissions aside.
+    if access == ACCESS_WRITE if present else config(cpu, C_AD_BITS) == 0:
         result = fast_page_fault(cpu, own(cpu, VCPU_ROOT), gfn, access, slot)
         if result != RET_PF_INVALID:
             tally(cpu, N_PF_FAST, int(result == RET_PF_FIXED))
             return result
-    return _slow_fault(cpu, gfn, access, slot)
+    return _slow_fault(cpu, gfn, access, slot, 0)
 
 
 @inlined_kernel

@@ -15,7 +15,7 @@ from mmu.fault import handle_page_fault
 from mmu.host.frames import access_frame
 from mmu.hw.tlb import tlb_lookup
 from mmu.hw.vcpu import SRCU_HELD, count_exit, leave_guest, request_pending
-from mmu.hw.walker import VIOLATION_PERMISSION, walk
+from mmu.hw.walker import MISCONFIGURATION, VIOLATION_PERMISSION, walk
 from mmu.machine import events
 from mmu.machine.blocking import again
 from mmu.machine.conditions import LOCK_HELD, MAPPING_PERMISSION, warn
@@ -50,6 +50,7 @@ from mmu.machine.primitives import (
     tally,
     yield_core,
 )
+from mmu.mmio import handle_mmio_page_fault
 from mmu.reload import load_root
 from mmu.spte import (
     ACCESS_READ,
@@ -58,7 +59,7 @@ from mmu.spte import (
     RWX,
     pfn_of,
 )
-from mmu.tdp.map import RET_PF_EMULATE, RET_PF_RETRY, RET_PF_WRITE_PROTECTED
+from mmu.tdp.map import RET_PF_EMULATE, RET_PF_INVALID, RET_PF_RETRY, RET_PF_WRITE_PROTECTED
 
 # How an access ends that the guest does not do itself.
 MMIO, EMULATED = 1, 2
@@ -105,13 +106,17 @@ def _permits(entry: int, access: int) -> int:
 
 
 @inlined_kernel
-def _fault_in(cpu: Cpu, gfn: int, access: int, present: int) -> int:
-    """A VM exit with an EPT violation; 0: try again, else how the access has ended without us.
+def _fault_in(cpu: Cpu, gfn: int, access: int, reason: int) -> int:
+    """A VM exit because a walk granted nothing; 0: try again, else how the access has ended.
 
     That is MMIO, or EMULATED: KVM has done the write itself.
     """
     vm_exit(cpu)
-    result = handle_page_fault(cpu, gfn, access, present)
+    result = RET_PF_INVALID
+    if reason == MISCONFIGURATION:
+        result = handle_mmio_page_fault(cpu, gfn)
+    if result == RET_PF_INVALID:
+        result = handle_page_fault(cpu, gfn, access, reason == VIOLATION_PERMISSION)
     ended = MMIO if result == RET_PF_EMULATE else 0
     if result == RET_PF_WRITE_PROTECTED and emulate_write(cpu, gfn):
         ended = EMULATED
@@ -136,7 +141,7 @@ def _translate(cpu: Cpu, gfn: int, access: int) -> int:
         entry = walk(cpu, gfn, access)
         if entry > 0:
             return entry
-        ended = _fault_in(cpu, gfn, access, entry == VIOLATION_PERMISSION)
+        ended = _fault_in(cpu, gfn, access, entry)
         if ended:
             return MMIO - ended
     return 0

@@ -9,7 +9,8 @@ changed a slot waits for these.  A vCPU remembers the slot that it used last.
 from __future__ import annotations
 
 from mmu.gfn_track import is_lpage_disallowed
-from mmu.host.frames import mapping_level
+from mmu.host.frames import host_mapping, mapping_level
+from mmu.machine.conditions import MAPPING_SLOT, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
@@ -25,12 +26,16 @@ from mmu.machine.layout import (
     SLOT_WORDS,
     VCPU_ROOT,
 )
-from mmu.machine.primitives import config, own, read_once, set_own
+from mmu.machine.primitives import config, own, read_once, set_own, stopped
 from mmu.spte import LEVEL_1G, LEVEL_4K
 from mmu.tdp_iter import pages_of, root_level
 
 STATE_BITS = 2
 STATE_MASK = 3
+
+# In SLOTS_GENERATION: a change can be seen already, its number is still to come
+# (KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS).
+UPDATE_IN_PROGRESS = 1 << 62
 
 
 @kernel
@@ -83,6 +88,12 @@ def slot_of(cpu: Cpu, gfn: int) -> int:
 
 
 @inlined_kernel
+def is_shown(cpu: Cpu, slot: int) -> int:
+    """Whether the memslot is somewhere: one that is nowhere has a log, but nothing mapped."""
+    return read_once(cpu, slot + SLOT_PLACE) & STATE_MASK != SLOT_ABSENT
+
+
+@inlined_kernel
 def is_logged(cpu: Cpu, slot: int) -> int:
     """Whether dirty logging is on for the memslot (kvm_slot_dirty_track_enabled)."""
     return read_once(cpu, slot + SLOT_LOGGED) != 0
@@ -96,6 +107,12 @@ def max_mapping_level(cpu: Cpu, slot: int, gfn: int, mapping: int) -> int:
     somebody wants to see, is forbidden (disallow_lpage): mmu_lock is held.
     """
     level = min(mapping_level(mapping), LEVEL_1G, root_level(own(cpu, VCPU_ROOT)) - 1)
+    return _level_in_slot(cpu, slot, gfn, level)
+
+
+@inlined_kernel
+def _level_in_slot(cpu: Cpu, slot: int, gfn: int, level: int) -> int:
+    """The highest level up to `level` at which the gfn's block lies within the slot."""
     if level > LEVEL_4K:
         base = slot_base(cpu, slot)
         end = base + config(cpu, slot + SLOT_PAGES)
@@ -107,3 +124,16 @@ def max_mapping_level(cpu: Cpu, slot: int, gfn: int, mapping: int) -> int:
                 break
             level -= 1
     return level
+
+
+@kernel
+def max_recovery_level(cpu: Cpu, slot: int, gfn: int, root: int) -> int:
+    """The highest level at which a table of `root` could be one leaf from `gfn` on; no fault asks.
+
+    mmu_lock held, for read at least.  The gfn must be the slot's: what is known of its huge
+    pages, and where the host has them, is looked up by the distance from the slot's first gfn.
+    """
+    inside = _holds(cpu, slot, read_once(cpu, slot + SLOT_PLACE), gfn)
+    warn(cpu, not inside and not stopped(cpu), MAPPING_SLOT, gfn, slot, 0)
+    level = min(mapping_level(host_mapping(cpu, gfn)), LEVEL_1G, root_level(root) - 1)
+    return _level_in_slot(cpu, slot, gfn, level)

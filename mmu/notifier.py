@@ -7,6 +7,9 @@ sequence that grows with each one that ended since they asked the host.
 
 Ranges are host pages; each memslot that shows some of them is looked at where it is now.  So start
 and end must see the same memslots: whoever changes one waits until none is under way.
+
+To decide what to take, the host asks which pages were used of late (`clear_young`, `test_young`).
+That takes no lock at all, and may be wrong.
 """
 
 from __future__ import annotations
@@ -34,8 +37,10 @@ from mmu.machine.layout import (
 )
 from mmu.machine.lock import HELD_MMU_WRITE, assert_held, mmu_write_lock, mmu_write_unlock
 from mmu.machine.primitives import config, emit, read_once, stopped, tally, write_once
+from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.memslots import STATE_BITS, STATE_MASK, slot_word
-from mmu.roots import next_root
+from mmu.roots import next_root, next_valid_root_rcu
+from mmu.tdp.age import age_gfn_range, test_age_gfn
 from mmu.tdp.zap import zap_leafs
 
 # mn_active_invalidate_count.  Two shared units: one would let waiting memslot changes go first,
@@ -142,6 +147,65 @@ def invalidate_range_end(cpu: Cpu, first: int, end: int) -> None:
         mmu_write_unlock(cpu)
     release(cpu, NOTIFIERS, -NOTIFIER_UNIT)
     emit(cpu, events.INVALIDATE_RANGE_END, first, end, locked)
+
+
+@kernel
+def _age_gfns(cpu: Cpu, start: int, end: int, clear: int) -> int:
+    """Age the leafs of [start, end) in all valid roots, or only look; whether one was young."""
+    young = 0
+    root = next_valid_root_rcu(cpu, 0)
+    while root != 0 and not stopped(cpu):
+        if clear:
+            young |= age_gfn_range(cpu, root, start, end)
+        else:
+            young |= test_age_gfn(cpu, root, start, end)
+        root = next_valid_root_rcu(cpu, root)
+    return young
+
+
+@kernel
+def _age_pages(cpu: Cpu, first: int, end: int, clear: int) -> int:
+    """Age host pages [first, end) in every memslot that shows some, or only look.
+
+    No lock, and no invalidation: nothing is taken away that a fault does not give back.  A memslot
+    that moves meanwhile costs a wrong answer, as does anything else that comes between.
+    """
+    young = 0
+    rcu_read_lock(cpu)
+    for number in range(config(cpu, C_SLOT_COUNT)):
+        slot = slot_word(cpu, number)
+        place = read_once(cpu, slot + SLOT_PLACE)
+        start_gfn = _slot_start(cpu, slot, place, first)
+        end_gfn = _slot_end(cpu, slot, place, end)
+        if place & STATE_MASK != SLOT_ABSENT and start_gfn < end_gfn:
+            young |= _age_gfns(cpu, start_gfn, end_gfn, clear)
+    rcu_read_unlock(cpu)
+    return young
+
+
+@kernel
+def clear_young(cpu: Cpu, first: int, end: int) -> int:
+    """Mark host pages [first, end) old; 1 if the guest has used one since the last time.
+
+    Without a flush: whoever has the translation cached goes on using it unnoticed.
+    """
+    return _age_pages(cpu, first, end, 1)
+
+
+@kernel
+def clear_flush_young(cpu: Cpu, first: int, end: int) -> int:
+    """The same for reclaim, where the flush is the architecture's choice.
+
+    x86 leaves it out (KVM_ELIDE_TLB_FLUSH_IF_YOUNG): a page taken away by mistake costs less than
+    a flush for each page that is looked at.
+    """
+    return clear_young(cpu, first, end)
+
+
+@kernel
+def test_young(cpu: Cpu, page: int) -> int:
+    """Whether the guest has used the host page since it was marked old; changes nothing."""
+    return _age_pages(cpu, page, page + 1, 0)
 
 
 @inlined_kernel

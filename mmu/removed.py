@@ -44,10 +44,10 @@ from mmu.machine.primitives import (
 from mmu.nx_list import untrack_nx_huge_page
 from mmu.pages import defer_free
 from mmu.spte import (
-    ACCESSED,
-    DIRTY,
     FROZEN,
     LEVEL_4K,
+    is_accessed,
+    is_dirty,
     is_frozen,
     is_leaf,
     is_present,
@@ -65,9 +65,9 @@ def update_page_stats(cpu: Cpu, level: int, amount: int) -> None:
 
 @inlined_kernel
 def _marks_of(spte: int) -> int:
-    """What the A and D bits of a leaf tell the host."""
-    marks = MARK_ACCESSED if spte & ACCESSED != 0 else 0
-    return marks | MARK_DIRTY if spte & DIRTY != 0 else marks
+    """What a leaf tells the host by its A and D bits, or what stands for them."""
+    marks = MARK_ACCESSED if is_accessed(spte) else 0
+    return marks | MARK_DIRTY if is_dirty(spte) else marks
 
 
 @inlined_kernel

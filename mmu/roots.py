@@ -45,6 +45,7 @@ from mmu.machine.lock import (
     HELD_MMU,
     HELD_MMU_WRITE,
     HELD_PAGES,
+    HELD_RCU,
     assert_held,
     pages_lock,
     pages_unlock,
@@ -202,6 +203,21 @@ def next_valid_root(cpu: Cpu, previous: int) -> int:
     Nobody can put, so none can go (for_each_valid_tdp_mmu_root).
     """
     assert_held(cpu, HELD_MMU_WRITE)
+    root = _next_of(cpu, previous)
+    while root != 0 and root_invalid(cpu, root):
+        root = _next_of(cpu, root)
+    return root
+
+
+@kernel
+def next_valid_root_rcu(cpu: Cpu, previous: int) -> int:
+    """The valid root behind `previous` (0: the first), without a lock or a reference.
+
+    In a read section even a root that is being zapped or has been freed still leads to the next
+    one, and its tables can be walked (for_each_tdp_mmu_root_rcu).  That it is valid is true of the
+    moment of the look only.
+    """
+    assert_held(cpu, HELD_RCU)
     root = _next_of(cpu, previous)
     while root != 0 and root_invalid(cpu, root):
         root = _next_of(cpu, root)

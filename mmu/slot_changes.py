@@ -4,25 +4,34 @@ A slot that goes or moves is first marked invalid: accesses are tried again, not
 Then all that is mapped goes, then the slot.  Each change of the active memslots waits until no
 invalidation is under way, since its end must see the slots that its start saw, and afterwards for
 every vCPU that may still handle an exit with the slots as they were.
+
+Every change gives the memslots a new generation, which is what makes older MMIO entries void.  It
+comes last, when nobody can make an entry from what he saw before the change; until then the
+generation says that a change is under way, and no MMIO entry is believed.
 """
 
 from __future__ import annotations
 
 from mmu.hw.vcpu import synchronize_srcu
+from mmu.machine import events
 from mmu.machine.blocking import EXCLUSIVE, SHARED_MASK, acquire_when, release
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
+    C_SLOTS,
     N_SLOTS_CHANGED,
     NOTIFIERS,
     SLOT_ABSENT,
     SLOT_INVALID,
     SLOT_PLACE,
     SLOT_PRESENT,
+    SLOT_WORDS,
+    SLOTS_GENERATION,
 )
 from mmu.machine.lock import HELD_SLOTS, assert_held, slots_lock, slots_unlock
-from mmu.machine.primitives import read_once, store_release, tally
-from mmu.memslots import STATE_BITS, slot_word
+from mmu.machine.primitives import config, emit, read_once, store_release, tally
+from mmu.memslots import STATE_BITS, UPDATE_IN_PROGRESS, slot_word
+from mmu.spte import MMIO_GENERATION_MASK
 from mmu.zap_all import zap_all_fast
 
 
@@ -30,13 +39,24 @@ from mmu.zap_all import zap_all_fast
 def _swap_active_memslots(cpu: Cpu, slot: int, place: int) -> None:
     """Publish a slot's new place (kvm_swap_active_memslots); readers of the old one are waited for.
 
-    The count of invalidations is held at 0 only while the word is written.
+    The count of invalidations is held at 0 only while the words are written.  The generation is
+    marked before the change can be seen, and grows after everybody has left who has not seen it.
     """
+    number = (slot - config(cpu, C_SLOTS)) // SLOT_WORDS
+    emit(cpu, events.MEMSLOT_CHANGED, number, place, 0)
     assert_held(cpu, HELD_SLOTS)
+    generation = read_once(cpu, SLOTS_GENERATION)
     acquire_when(cpu, NOTIFIERS, EXCLUSIVE | SHARED_MASK, 0, EXCLUSIVE)
+    store_release(cpu, SLOTS_GENERATION, generation | UPDATE_IN_PROGRESS)
     store_release(cpu, slot + SLOT_PLACE, place)
     release(cpu, NOTIFIERS, -EXCLUSIVE)
     synchronize_srcu(cpu)
+    generation += 1
+    if generation & MMIO_GENERATION_MASK == 0:
+        # Entries hold 19 bits: what was made that many changes ago would be believed again
+        # (kvm_mmu_invalidate_mmio_sptes).
+        zap_all_fast(cpu)
+    store_release(cpu, SLOTS_GENERATION, generation)
 
 
 @kernel

@@ -41,8 +41,8 @@ ACCESS_EXECUTE = SPTE_X
 MMIO_VALUE = SPTE_W | SPTE_X
 MMIO_GENERATION_BITS = 19
 MMIO_GENERATION_MASK = (1 << MMIO_GENERATION_BITS) - 1
-_MMIO_LOW_SHIFT, _MMIO_LOW_BITS, _MMIO_HIGH_SHIFT = 3, 8, 52
-_MMIO_LOW_MASK = (1 << _MMIO_LOW_BITS) - 1
+MMIO_LOW_SHIFT, MMIO_LOW_BITS, MMIO_HIGH_SHIFT = 3, 8, 52
+MMIO_LOW_MASK = (1 << MMIO_LOW_BITS) - 1
 
 LEVEL_4K = 1
 LEVEL_2M = 2
@@ -57,7 +57,7 @@ assert POISON & (MMU_PRESENT | RWX) == 0
 assert POISON not in (NONPRESENT, FROZEN)
 # Nor may an MMIO entry: it has permissions that no frozen, empty or real one has.
 assert FROZEN & RWX != MMIO_VALUE
-assert MMU_PRESENT & (_MMIO_LOW_MASK << _MMIO_LOW_SHIFT | MMIO_VALUE) == 0
+assert MMU_PRESENT & (MMIO_LOW_MASK << MMIO_LOW_SHIFT | MMIO_VALUE) == 0
 # Taking A, D or W from a real entry must never give a frozen one.
 assert MMU_PRESENT & (ACCESSED | DIRTY | SPTE_W) == 0
 
@@ -106,8 +106,19 @@ def is_access_tracked(spte: int) -> int:
 
 @inlined_kernel
 def dirty_bit_of(spte: int) -> int:
-    """The bit that says that the guest may have written: D, or W where there is no D."""
+    """The bit whose loss makes the next write be noticed: D, or W where there is no D."""
     return SPTE_W if spte & AD_DISABLED != 0 else DIRTY
+
+
+@inlined_kernel
+def is_dirty(spte: int) -> int:
+    """The guest may have written through this leaf since it was mapped: the host is to know.
+
+    Without D, MMU-writable says it: a leaf that has it was writable once.  W itself, as in 6.12,
+    would not do: ageing takes it without a lock, and while it told the host of the write the frame
+    could be given to somebody else.  (6.13 tells the host when a leaf becomes writable.)
+    """
+    return spte & (MMU_WRITABLE if spte & AD_DISABLED != 0 else DIRTY) != 0
 
 
 @inlined_kernel
@@ -190,16 +201,16 @@ def restore_access(spte: int) -> int:
 @inlined_kernel
 def make_mmio(gfn: int, generation: int) -> int:
     """The entry of a gfn that no memslot covers (make_mmio_spte)."""
-    low = (generation & _MMIO_LOW_MASK) << _MMIO_LOW_SHIFT
-    high = (generation & MMIO_GENERATION_MASK) >> _MMIO_LOW_BITS << _MMIO_HIGH_SHIFT
+    low = (generation & MMIO_LOW_MASK) << MMIO_LOW_SHIFT
+    high = (generation & MMIO_GENERATION_MASK) >> MMIO_LOW_BITS << MMIO_HIGH_SHIFT
     return MMIO_VALUE | low | gfn << PFN_SHIFT | high
 
 
 @inlined_kernel
 def mmio_generation(spte: int) -> int:
     """The memslots' generation when an MMIO entry was made, 19 bits."""
-    high = spte >> _MMIO_HIGH_SHIFT << _MMIO_LOW_BITS
-    return high | (spte >> _MMIO_LOW_SHIFT & _MMIO_LOW_MASK)
+    high = spte >> MMIO_HIGH_SHIFT << MMIO_LOW_BITS
+    return high | (spte >> MMIO_LOW_SHIFT & MMIO_LOW_MASK)
 
 
 @inlined_kernel
@@ -218,11 +229,23 @@ def make_nonleaf(page: int, ad: int) -> int:
 def make_split_child(huge: int, child_level: int, pfn_offset: int, restore_executable: int) -> int:
     """One of the entries that take a huge leaf's place (make_small_spte): W, A and D as they were.
 
-    A 4K child may be executed again where only the NX workaround forbade it.
+    A 4K child may be executed again where only the NX workaround forbade it; if it is
+    access-tracked, as the huge leaf was, then from its next access on (make_spte_executable).
     """
     child = huge + (pfn_offset << PFN_SHIFT)
     if child_level == LEVEL_4K:
         child &= ~PS
         if restore_executable:
-            child |= SPTE_X
+            child |= SPTE_X << SAVED_SHIFT if is_access_tracked(child) else SPTE_X
     return child
+
+
+@inlined_kernel
+def make_huge(small: int, pages: int, executable: int) -> int:
+    """The leaf of `pages` pages that takes the place of a table with the leaf `small` in it.
+
+    make_huge_spte, 6.13: permissions, A and D are that one's; what the others knew is told to the
+    host when they go.  An access-tracked one keeps its X among the saved bits.
+    """
+    huge = (small | PS) & ~((pages - 1) << PFN_SHIFT)
+    return huge if executable else huge & ~(SPTE_X | SPTE_X << SAVED_SHIFT)

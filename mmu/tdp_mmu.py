@@ -17,6 +17,7 @@ from mmu.machine.conditions import (
     FROZEN_LOST,
     TRANSITION_LADDER,
     TRANSITION_LEVEL,
+    TRANSITION_MMIO,
     TRANSITION_NONPRESENT,
     TRANSITION_PFN,
     warn,
@@ -66,11 +67,12 @@ from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.pages import maybe_free_deferred
 from mmu.removed import handle_removed_pt, tell_host, update_page_stats
 from mmu.spte import (
-    DIRTY,
     LEVEL_1G,
     NONPRESENT,
+    is_dirty,
     is_frozen,
     is_leaf,
+    is_mmio,
     is_present,
     ladder_holds,
     needs_atomic_update,
@@ -109,14 +111,16 @@ def handle_changed_spte(cpu: Cpu, sptep: int, gfn: int, old: int, new: int, leve
         return
     emit(cpu, events.SPTE_CHANGED, sptep, old, new)
     if was_leaf and not is_leaf_now and not is_present(new):
+        warn(cpu, is_mmio(new), TRANSITION_MMIO, sptep, old, new)
         tell_host(cpu, gfn, old)
         tally(cpu, N_SPTES_ZAPPED, 1)
-    elif was_leaf and is_leaf_now and old & ~new & DIRTY != 0:
-        # The D bit is the host's only other record of the write.
+    elif was_leaf and is_leaf_now and is_dirty(old) and not is_dirty(new):
+        # The entry was the host's only other record of the write.
         mark_frame(cpu, gfn, pfn_of(old), MARK_DIRTY)
     if not is_present(old) and not is_present(new):
-        either = is_frozen(old) or is_frozen(new)
-        warn(cpu, not either, TRANSITION_NONPRESENT, sptep, old, new)
+        frozen = is_frozen(old) or is_frozen(new)
+        legal = frozen or is_mmio(old) or is_mmio(new)
+        warn(cpu, not legal, TRANSITION_NONPRESENT, sptep, old, new)
         return
     if was_leaf and not is_leaf_now:
         update_page_stats(cpu, level, -1)
@@ -225,17 +229,25 @@ def resched_wanted(cpu: Cpu, now: int) -> int:
 
 
 @kernel
-def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
-    """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
+def need_resched(cpu: Cpu, it: int) -> int:
+    """Whether the walk should let others in now (tdp_mmu_iter_need_resched).
 
-    Then every pointer is dead and the loop body must go on to the next entry at once.  Refused
-    until the walk has moved on since its last yield: it would never end otherwise.
+    Not until it has moved on since its last yield: it would never end otherwise.
     """
     now = cycles(cpu)
     note_visited(cpu, now)
     if own(cpu, it + IT_NEXT_LAST_LEVEL_GFN) == own(cpu, it + IT_YIELDED_GFN):
         return False
-    if not resched_wanted(cpu, now):
+    return resched_wanted(cpu, now)
+
+
+@kernel
+def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
+    """Let others in between two entries (tdp_mmu_iter_cond_resched); 1 if it did.
+
+    Then every pointer is dead and the loop body must go on to the next entry at once.
+    """
+    if not need_resched(cpu, it):
         return False
     if flush:
         flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), EVERYTHING)

@@ -30,6 +30,7 @@ class VmConfig:
     slots: int = 1
     absent_slots: int = 0  # ... of these, the last ones are nowhere at first
     slot_pages: tuple[int, ...] = ()  # sizes of the slots, in order; (): all equal
+    aliases: bool = False  # every slot shows all of the memory, one behind the other
     roots: int = 1  # that may map everything at 4K at the same time
     spare_frames: int = 0  # free frames of the host, without which its mappings never change
     backing_level: int = 1
@@ -60,6 +61,16 @@ class VmConfig:
         """Everybody."""
         return self.vcpus + self.helpers
 
+    @property
+    def window(self) -> int:
+        """gfns that differ by a multiple of it may be places of one host page."""
+        return 1 << max(self.pages - 1, 1).bit_length()
+
+    @property
+    def gfns(self) -> int:
+        """From the first that a slot shows at the beginning to the last."""
+        return (self.slots - 1) * self.window + self.pages if self.aliases else self.pages
+
     def shape(self) -> Shape:
         """Where things lie."""
         return Shape(
@@ -79,14 +90,16 @@ class VmConfig:
         )
 
     def memslots(self) -> tuple[tuple[int, int], ...]:
-        """(first gfn, pages) of each slot; they divide the memory, in order."""
+        """(first gfn of its memory, pages) of each slot; they divide the memory, in order."""
+        if self.aliases:
+            return ((self.gfn_base, self.pages),) * self.slots
         sizes = self.slot_pages or (self.pages // self.slots,) * self.slots
         first = (self.gfn_base + sum(sizes[:i]) for i in range(self.slots))
         return tuple(zip(first, sizes, strict=True))
 
     def table_pages(self) -> int:
         """Enough for `roots` to map everything at 4K, for full caches, for what waits for RCU."""
-        first, last = self.gfn_base, self.gfn_base + self.pages - 1
+        first, last = self.gfn_base, self.gfn_base + self.gfns - 1
         tables = sum(
             (last >> self.bits * level) - (first >> self.bits * level) + 1
             for level in range(1, at.LEVELS_MAX)
@@ -188,7 +201,7 @@ class Vm:
         words[at.C_FLUSH_RANGE] = FLUSH[config.flush]
         words[at.C_WORKLOAD] = layout.start("workload")
         words[at.C_BACKING_LEVEL] = config.backing_level
-        words[at.C_GFN_MASK] = (1 << max(config.pages - 1, 1).bit_length()) - 1
+        words[at.C_GFN_MASK] = config.window - 1
         words[at.C_RCU_BATCH] = config.rcu_batch
         words[at.C_ROOT_LIFE] = ROOT_LIFE[config.root_life]
         words[at.C_ZAP_BY] = ZAP_BY[config.zap_by]
@@ -206,7 +219,8 @@ class Vm:
             slot = self.layout.start("slots") + number * at.SLOT_WORDS
             absent = number >= self.config.slots - self.config.absent_slots
             state = at.SLOT_ABSENT if absent else at.SLOT_PRESENT
-            self.words[slot + at.SLOT_PLACE] = base << STATE_BITS | state
+            place = base + number * self.config.window if self.config.aliases else base
+            self.words[slot + at.SLOT_PLACE] = place << STATE_BITS | state
             self.words[slot + at.SLOT_HOME] = base
             self.words[slot + at.SLOT_PAGES] = pages
             self.words[slot + at.SLOT_BITMAP] = self.layout.start(f"bitmap {number}")

@@ -105,8 +105,9 @@ class Plan:
 class Workload(Protocol):
     """A workload module; its docstring is what `--help` begins with.
 
-    It may also have `EXAMPLES`, words to type after the workload's name, `LISTS`, options with
-    several values that `--compare` takes apart, and `comparison(compare, runs) -> Comparison` over
+    It may also have `EXAMPLES`, words to type after the workload's name, `RING`, how many of an
+    actor's last events are kept by default, `LISTS`, options with several values that `--compare`
+    takes apart, and `comparison(compare, runs) -> Comparison` over
     the runs' documents.
     """
 

@@ -33,12 +33,16 @@ FLOORS = (
     Floor("reclaim", "swapped out", 20.0),
     Floor("reclaim", "moved", 20.0),
     Floor("ksm", "write-protected by the host", 20.0),
+    Floor("ageing", "pages looked at for age", 100.0),
     Floor("thp", "huge pages split by the host", 1.0),
     Floor("thp", "huge pages collapsed by the host", 0.2),
     Floor("slots", "memslots created", 5.0),
     Floor("slots", "memslots moved", 2.0),
     Floor("roots", "roots loaded", 5.0),
     Floor("mmio", "accesses of holes", 20.0),
+    Floor("prefault", "pages prefaulted", 100.0),
+    Floor("nx-recovery", "NX recoveries", 10.0),
+    Floor("tracking", "gfns tracked", 20.0),
     Floor("migration", "migrations", 0.2),
 )
 

@@ -18,21 +18,25 @@ a missing flush or kick shows there.  With more of it, faults and zaps race more
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Mapping
 
 from mmu.guest import vcpu_load, vcpu_put
+from mmu.machine.cpu import Cpu
 from mmu.machine.layout import RANDOM
 from mmu.machine.primitives import own, set_own
 from mmu.policy import POLICIES as ALL_POLICIES
 from mmu.zap_all import create_vm
 from workloads.actors.ending import destroy
-from workloads.actors.host_threads import ksm_turn, reclaim_turn, thp_turn
+from workloads.actors.host_threads import age_turn, ksm_turn, nx_turn, reclaim_turn, thp_turn
 from workloads.actors.memstress import random_seed
 from workloads.actors.migration import begin_running, end_running, migrate
+from workloads.actors.tracking import tracking_turn
 from workloads.actors.turmoil import (
     ACCESSES_HOLES,
     BACKLOG_MAX,
     EXECUTES,
+    PREFAULTS,
     ROLES,
     guest_turn,
     slots_turn,
@@ -57,6 +61,7 @@ from workloads.units import parse_backing, parse_duration, whole
 NAME = "torture"
 HELP = "everybody at once, as the seed says; clean or not"
 POLICIES = ("root-life", "zap-by", "zap-steps", "huge-split", "flush", "dirty-log-mode")
+RING = 4000  # events of each actor that are kept for the case that a rule is broken
 EXAMPLES = (
     "-v 8 --seconds 60",
     "-v 4 --seconds 60 --seed 7 --with migration,reclaim --without rebirth",
@@ -64,7 +69,9 @@ EXAMPLES = (
 )
 LIFE_SECONDS = 10.0  # how long a VM lives that is to die several times
 ROUNDS = 3  # of a migration, before the last one
-MIGRATION, KSM, KHUGEPAGED = "migration", "ksm", "khugepaged"
+MIGRATION, KSM, KHUGEPAGED, IDLE_SCAN = "migration", "ksm", "khugepaged", "idle scan"
+NX_RECOVERY, PAGE_TRACK = "nx recovery", "page track"
+NX_PERIOD_SECONDS = 0.002
 ROOT_SWITCHES = 64
 
 
@@ -124,6 +131,7 @@ def _seed(actor: Actor, seed: int) -> None:
 
 def _guest(args: argparse.Namespace, features: Mapping[str, bool], pages: int) -> Part:
     extras = EXECUTES * features["execute"] | ACCESSES_HOLES * features["mmio"]
+    extras |= PREFAULTS * features["prefault"]
     switches = args.root_switches if features["roots"] else 0
 
     def part(actor: Actor) -> None:
@@ -170,11 +178,27 @@ def _turns(args: argparse.Namespace, seed: int, turn: Callable[..., int], *argum
     return part
 
 
+def _nx_recovery(args: argparse.Namespace) -> Part:
+    """The thread sleeps between its turns: it would leave no table standing."""
+
+    def turn(cpu: Cpu) -> int:
+        time.sleep(NX_PERIOD_SECONDS)
+        return int(nx_turn(cpu))
+
+    def part(actor: Actor) -> None:
+        actor.run_for(args.life, turn)
+
+    return part
+
+
 def _helpers(args: argparse.Namespace, features: Mapping[str, bool], pages: int) -> dict[str, Part]:
     """{role: its part} of everybody but the vCPUs and the monitor, as far as switched on."""
     everybody: dict[str, tuple[str, Part]] = {
         HOST: ("reclaim", _turns(args, 1000, reclaim_turn)),
         KSM: ("ksm", _turns(args, 1001, ksm_turn)),
+        IDLE_SCAN: ("ageing", _turns(args, 1003, age_turn)),
+        NX_RECOVERY: ("nx-recovery", _nx_recovery(args)),
+        PAGE_TRACK: ("tracking", _turns(args, 1004, tracking_turn)),
         KHUGEPAGED: ("thp", _turns(args, 1002, thp_turn, pages)),
         MIGRATION: ("migration", _migrations(args, pages)),
     }
@@ -258,6 +282,7 @@ def plan(args: argparse.Namespace) -> Plan:
             levels_max=5 if features["roots"] else 0,
             spare_frames=max(pages // 8, 64),
             rcu_batch=64,
+            write_tracking=features["tracking"],
             workload_words=words_needed(args.vcpus, pages),
         ),
         roles=roles,

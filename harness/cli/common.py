@@ -168,6 +168,7 @@ def needed_bytes(plan: Plan) -> int:
     layout = Layout(plan.vm.shape())
     actors = layout.regions["actors"].words + layout.regions["workload"].words
     words = actors + plan.vm.pages * WORDS_PER_PAGE + layout.regions["records"].words
+    words += plan.vm.gfns - plan.vm.pages  # entries of pages that several memslots show
     return words * WORD_BYTES + SUPERVISOR_BYTES + len(plan.roles) * PROCESS_BYTES
 
 
@@ -176,7 +177,7 @@ def check_memory(plan: Plan) -> None:
     needed, free = needed_bytes(plan), psutil.virtual_memory().available
     if needed > free:
         raise MachineError(
-            f"{plan.workload} with {plan.vm.vcpus} vCPUs and {size(plan.vm.pages << 12)} of guest"
+            f"{plan.workload} with {plan.vm.vcpus} vCPUs and {size(plan.vm.gfns << 12)} of guest"
             f" memory may need {size(needed)}, {size(free)} are free: give fewer vCPUs or less"
             " guest memory"
         )

@@ -32,6 +32,7 @@ from harness.report.tables import Cell, render
 from harness.run.measure import cores, regime
 from harness.run.session import Result, Session, SignalFlag
 from harness.run.status import Status
+from harness.watch.stress import Watching
 from workloads.errors import TdpraceError, UsageError
 from workloads.plan import Plan
 from workloads.registry import WORKLOADS, load
@@ -120,7 +121,8 @@ def _measure(
             plan = cells[vcpus, variant]
             status = Status(args.quiet)
             try:
-                session = Session(plan, status, watchdog_s=args.watchdog, bounds=bool(args.patch))
+                watching = Watching(bounds=bool(args.patch))
+                session = Session(plan, status, watchdog_s=args.watchdog, watching=watching)
                 result = session.run(flag, lambda phase, result: None)
             finally:
                 status.close()

@@ -20,6 +20,7 @@ from harness.cli.common import (
 )
 from harness.cli.main import Parser
 from harness.cli.speaker import Speaker
+from harness.cli.watching import add_watch_arguments, say_injected, store_ring, watching
 from harness.report import run_tables, store
 from harness.report.document import new_document, run_part
 from harness.report.tables import render, seconds, size
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
             _explain(each, workload)
             workload.add_arguments(each)
             add_run_arguments(each, workload)
+            add_watch_arguments(each, workload)
             each.add_argument(
                 "--keep-going",
                 action="store_true",
@@ -129,15 +131,19 @@ def _run_variant(
             stored = time.monotonic()
 
     try:
-        session = Session(plan, status, watchdog_s=args.watchdog, bounds=bool(args.patch))
+        session = Session(plan, status, watchdog_s=args.watchdog, watching=watching(args))
         result = session.run(flag, on_phase)
     finally:
         status.close()
     if result.outcome == "clean":
         for line in plan.summary(_times(result), result.counters):
             say(line)
+    say_injected(result, say)
+    ring = store_ring(result, variant, folder, say)
     say("")
     runs[-1] = run_part(plan, variant, result)
+    if ring is not None:
+        runs[-1]["ring"] = ring
     return result
 
 
@@ -237,10 +243,10 @@ def _dry_run(plans: Mapping[str, Plan]) -> int:
             text = str(value)
             print(f"  {name:<18}{text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + ' ...'}")
         vcpu_phases = sum("vcpu" in phase.parts for phase in plan.phases)
-        estimate = plan.vm.pages * vcpu_phases * ACCESS_NS / min(plan.vm.vcpus, cores()) / 1e9
+        estimate = plan.vm.gfns * vcpu_phases * ACCESS_NS / min(plan.vm.vcpus, cores()) / 1e9
         estimate += sum(phase.lasts for phase in plan.phases)
         print(f"  {'phases':<18}{', '.join(phase.name for phase in plan.phases)}")
-        print(f"  {'guest memory':<18}{size(plan.vm.pages << 12)}")
+        print(f"  {'guest memory':<18}{size(plan.vm.gfns << 12)}")
         print(f"  {'memory at most':<18}{size(needed_bytes(plan))}")
         print(f"  {'time, roughly':<18}{estimate:.1f} s ({regime(plan.vm.vcpus)})")
     return 0

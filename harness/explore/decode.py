@@ -8,7 +8,8 @@ from mmu.host.frames import NOBODY, OWNER_MASK, VALUE_MASK, VALUE_SHIFT
 from mmu.hw.vcpu import IN_GUEST_MODE, MODE_MASK, REQUEST_SHIFT, SRCU_HELD
 from mmu.machine import layout as at
 from mmu.machine.blocking import EXCLUSIVE, SHARED_UNIT
-from mmu.memslots import STATE_BITS, STATE_MASK
+from mmu.machine.twin import interpreted
+from mmu.memslots import STATE_BITS, STATE_MASK, UPDATE_IN_PROGRESS
 from mmu.tdp_iter import ROOT_LEVEL_BITS
 from mmu.vm import Vm
 
@@ -20,24 +21,30 @@ DECIMAL_MAX = 4096
 
 def value_text(world: World, word: int, value: int) -> str:
     """The value as a kernel engineer would say it."""
-    if world.vm is None:
-        return number_text(value)
-    name = _region_of(world.vm, word)
+    return number_text(value) if world.vm is None else vm_value_text(world.vm, word, value)
+
+
+def vm_value_text(vm: Vm, word: int, value: int) -> str:
+    """The same, for a word of a VM."""
+    name = _region_of(vm, word)
     if name == "tables":
-        return entry_text(world.vm, word, value)
+        return entry_text(vm, word, value)
     if word in LOCKS:
         return lock_text(value)
     if word == at.ROOTS:
         return f"root @{value >> ROOT_LEVEL_BITS}" if value else "none"
-    if name == "slots" and (word - world.vm.layout.start("slots")) % at.SLOT_WORDS == at.SLOT_PLACE:
+    if word == at.SLOTS_GENERATION:
+        changing = ", a change is under way" if value & UPDATE_IN_PROGRESS else ""
+        return f"{value & ~UPDATE_IN_PROGRESS}{changing}"
+    if name == "slots" and (word - vm.layout.start("slots")) % at.SLOT_WORDS == at.SLOT_PLACE:
         return place_text(value)
     if name == "actors":
-        offset = (word - world.vm.layout.start("actors")) % world.vm.layout.actor_stride
+        offset = (word - vm.layout.start("actors")) % vm.layout.actor_stride
         return state_text(value) if offset == at.VCPU_STATE else number_text(value)
     if name.startswith(("bitmap", "harvest")):
-        return bitmap_text(world.vm, value)
+        return bitmap_text(vm, value)
     if name == "frames":
-        return frame_text(world.vm, word, value)
+        return frame_text(vm, word, value)
     return number_text(value)
 
 
@@ -54,6 +61,9 @@ def entry_text(vm: Vm, word: int, value: int) -> str:
         return "frozen"
     if value == spte.POISON:
         return "freed"
+    if value & spte.RWX == spte.MMIO_VALUE:
+        generation = interpreted(spte.mmio_generation)(value)
+        return f"MMIO gfn {value >> spte.PFN_SHIFT & spte.PFN_MASK}, generation {generation}"
     if not value & spte.MMU_PRESENT:
         return f"not present {value:#x}"
     pfn = (value >> spte.PFN_SHIFT) & spte.PFN_MASK
@@ -62,16 +72,22 @@ def entry_text(vm: Vm, word: int, value: int) -> str:
     level = int(vm.words[record + at.SP_LEVEL]) or 1
     if level > 1 and not value & spte.PS:
         return f"table @{pfn} level {level - 1}"
-    rights = "".join(
-        letter if value & bit else "-"
-        for letter, bit in (("r", spte.SPTE_R), ("w", spte.SPTE_W), ("x", spte.SPTE_X))
-    )
     size = SIZES.get(level, f"level {level} ") if value & spte.PS else ""
-    text = f"{size}leaf pfn {pfn} {rights}"
+    text = f"{size}leaf pfn {pfn} {_rights_text(value)}"
+    if value & spte.AD_DISABLED and not value & spte.RWX:
+        text += f", access-tracked ({_rights_text(value >> spte.SAVED_SHIFT)} put aside)"
     if value & spte.MMU_WRITABLE and not value & spte.SPTE_W:
         text += ", MMU-writable"
+    if value & spte.AD_DISABLED:
+        return f"{text}, without A and D"
     flags = [letter for letter, bit in (("A", spte.ACCESSED), ("D", spte.DIRTY)) if value & bit]
     return f"{text}, {''.join(flags)}" if flags else text
+
+
+def _rights_text(bits: int) -> str:
+    """`r-x`."""
+    letters = (("r", spte.SPTE_R), ("w", spte.SPTE_W), ("x", spte.SPTE_X))
+    return "".join(letter if bits & bit else "-" for letter, bit in letters)
 
 
 def lock_text(value: int) -> str:

@@ -163,7 +163,7 @@ def _on_step(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
     else:
         return ending.alone(ctx, kind, a, b)
     if owed.is_table_word(ctx, a):
-        owed.check_touched(ctx, actor, kind, a)
+        owed.check_touched(ctx, actor, kind, a, b)
     return STOP if get(ctx, at.H_STOPPING) != 0 else GO
 
 
@@ -210,8 +210,8 @@ def _check_chain(ctx: int, actor: int, sptep: int, old: int, new: int) -> None:
     if last == 0:
         return
     row = row_at(ctx, last - 1)
-    same = get(row, R_ADDR) == sptep and get(row, R_OLD) == old and get(row, R_NEW) == new
-    if not same:
+    here = get(row, R_ADDR) == sptep and get(row, R_NEW) == new
+    if not here or not owed.was_replaced(get(row, R_OLD), old):
         note_fault(ctx, at.FAULT_CHAIN, actor, sptep, old, new)
 
 

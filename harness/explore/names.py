@@ -28,6 +28,7 @@ _HEADER = {
     at.ZAP_QUEUED: "zap worker: queued",
     at.ZAP_FINISHED: "zap worker: finished",
     at.NOTIFIERS: "mn_active_invalidate_count",
+    at.SLOTS_GENERATION: "memslots generation",
     at.STAT_PAGES_4K: "pages_4k",
     at.STAT_PAGES_2M: "pages_2m",
     at.STAT_PAGES_1G: "pages_1g",

@@ -19,8 +19,10 @@ from harness.explore.faults import note_fault
 from harness.watch.words import get
 from mmu.hw.tlb import GENERATION_BITS, GENERATION_MASK, STRUCTURES
 from mmu.hw.vcpu import IN_GUEST_MODE, MODE_MASK
-from mmu.machine.conditions import LIFETIME_FREED, TLB_FRAME, TLB_RANGE, TLB_TABLE
+from mmu.machine.conditions import FROZEN_CHANGED, LIFETIME_FREED, TLB_FRAME, TLB_RANGE, TLB_TABLE
 from mmu.machine.events import (
+    FETCH_AND,
+    FETCH_OR,
     FRAME_FREE,
     INVALIDATE_RANGE_START,
     PEEK,
@@ -51,7 +53,7 @@ from mmu.machine.layout import (
     TLB_GENERATION,
     VCPU_STATE,
 )
-from mmu.spte import PFN_MASK, PFN_SHIFT
+from mmu.spte import ACCESSED, AD_DISABLED, FROZEN, MMU_PRESENT, PFN_MASK, PFN_SHIFT
 
 if TYPE_CHECKING:
     from harness.explore.world import World
@@ -67,13 +69,26 @@ def is_table_word(ctx: int, addr: int) -> int:
 
 
 @array_kernel
-def check_touched(ctx: int, actor: int, kind: int, addr: int) -> None:
-    """A step is about to touch a word of a table page; the allocator's own are exempt."""
+def was_replaced(found: int, reported: int) -> int:
+    """A change replaced what it reports; but for A, which any writer may lose or revive (6.15)."""
+    tolerated = ACCESSED if reported & MMU_PRESENT != 0 and reported & AD_DISABLED == 0 else 0
+    return int((found ^ reported) & ~tolerated == 0)
+
+
+@array_kernel
+def check_touched(ctx: int, actor: int, kind: int, addr: int, operand: int) -> None:
+    """A step is about to touch a word of a table page; the allocator's own are exempt.
+
+    A change of single bits goes for whatever is there now: never may that be a frozen entry.
+    """
     bits = get(ctx, at.H_GEOMETRY) & 0xFF
     page = (addr - get(ctx, at.H_TABLES)) >> bits
     state = word_now(ctx, word_now(ctx, C_RECORDS) + page * RECORD_WORDS + SP_STATE)
     if state == SP_FREE and kind not in (PEEK, POKE):
         note_fault(ctx, WARN + LIFETIME_FREED, actor, addr, kind, page)
+    if kind in (FETCH_AND, FETCH_OR) and word_now(ctx, addr) == FROZEN:
+        changed = FROZEN & operand if kind == FETCH_AND else FROZEN | operand
+        note_fault(ctx, WARN + FROZEN_CHANGED, actor, addr, FROZEN, changed)
 
 
 @array_kernel
@@ -167,11 +182,11 @@ class Watcher:
         row = at.HEADER_WORDS + actor * at.ACTOR_WORDS
         self._block[row + at.A_KIND], self._block[row + at.A_ADDR] = kind, addr
 
-    def step(self, actor: int, kind: int, addr: int) -> Found | None:
+    def step(self, actor: int, kind: int, addr: int, operand: int) -> Found | None:
         """Before a step: what it breaks."""
         if not self._block[at.H_TABLES] <= addr < self._block[at.H_TABLES_END]:
             return None
-        return self._ask(check_touched, actor, kind, addr)
+        return self._ask(check_touched, actor, kind, addr, operand)
 
     def event(self, actor: int, event: int, a: int, b: int) -> Found | None:
         """At a tracepoint: what is owed."""

@@ -17,7 +17,7 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from harness.explore.decode import value_text
-from harness.explore.owed import Found, Watcher
+from harness.explore.owed import Found, Watcher, was_replaced
 from harness.explore.reproducer import OPERATIONS
 from harness.explore.trace import Step
 from harness.explore.world import World
@@ -137,7 +137,7 @@ class Teller:
                 self._frames[number] = _model_place()
                 self._hub.switch((kind, a, b, c))
                 if not self._stopping:
-                    self._break_if(self._owed.step(number, kind, a), number)
+                    self._break_if(self._owed.step(number, kind, a, b), number)
                 return STOP if self._stopping else GO
             return self._other(number, kind, a, b, c)
 
@@ -156,7 +156,8 @@ class Teller:
             self._break(oracle, sentence.format(a=a, b=b, c=c), number)
         elif kind == events.EMIT + events.SPTE_CHANGED:
             last = self._last.get(number)
-            if last is not None and (last.word, last.old, last.new) != (a, b, c):
+            here = last is None or (last.word, last.new) == (a, c)
+            if not here or (last is not None and not was_replaced(last.old, b)):
                 text = (
                     f"{self._world.name_of(a)}: a change from {b:#x} to {c:#x} was reported,"
                     " which is not what happened to it"

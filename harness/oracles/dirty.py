@@ -2,8 +2,8 @@
 
 Migration is judged where a migration runs: what the log names is copied, and memory must end
 equal.  Here is the promise to reclaim: a frame that the guest has written is known to be dirty,
-by the D bit of the leaf that maps it or by the host's mark; otherwise it would be dropped without
-being written back.
+by the leaf that maps it (its D bit, or MMU-writable without one) or by the host's mark;
+otherwise it would be dropped without being written back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mmu.machine.cpu import Words
 from mmu.vm import Vm
 
 NAME = "dirty"
-PROPERTY = "no guest write is lost: the log names it, the D bit or the host's mark remembers it"
+PROPERTY = "no guest write is lost: the log names it, the leaf or the host's mark remembers it"
 IN_STRESS = "audit (reclaim)"
 
 Mask = npt.NDArray[np.bool_]
@@ -41,7 +41,7 @@ def audit(snapshot: Snapshot) -> list[str]:
         lost = np.flatnonzero(written & ~known[offset : offset + len(frames)])
         if len(lost):
             return [
-                f"{len(lost)} frames were written but neither a D bit nor the host knows;"
+                f"{len(lost)} frames were written but neither a leaf nor the host knows;"
                 f" the first is that of gfn {vm.config.gfn_base + offset + int(lost[0]):#x}"
             ]
     return []
@@ -66,7 +66,10 @@ def _known_dirty(snapshot: Snapshot) -> Mask:
     known: Mask = np.zeros(-(-count // block) * block, np.bool_)
     first_pfn = int(vm.words[at.C_FRAME_PFN])
     for leafs in snapshot.leafs():
-        dirty = leafs.values[(leafs.values & spte.DIRTY) != 0]
+        # Without A and D bits a leaf that may be written counts as written (`spte.is_dirty`).
+        without_ad = (leafs.values & spte.AD_DISABLED) != 0
+        bits_of = np.where(without_ad, spte.MMU_WRITABLE, spte.DIRTY)
+        dirty = leafs.values[(leafs.values & bits_of) != 0]
         frames = ((dirty >> spte.PFN_SHIFT) & spte.PFN_MASK) - first_pfn
         shift = bits * (leafs.level - 1)
         inside = (frames >= 0) & (frames < count)

@@ -1,17 +1,24 @@
 """mapping: a guest access lands in the frame that is its own, as far as the host allows.
 
 While the run goes on, every access is one atomic operation on the frame's word, which names the
-frame's owner: the guest checks it each time.  At rest, every leaf is compared with the host.
+frame's owner: the guest checks it each time.  At rest, every leaf is compared with the host,
+and no MMIO entry that would be believed lies in a memslot.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from harness.oracles.snapshot import Mask, Snapshot
+from harness.oracles.snapshot import Mask, Snapshot, mmio
 from mmu import spte
 from mmu.gfn_track import TRACKERS_MASK
-from mmu.host.frames import MAPPED, MAPPING_FRAME_SHIFT, MAPPING_LEVEL_SHIFT, MAPPING_RWX
+from mmu.host.frames import (
+    MAPPED,
+    MAPPING_FRAME_SHIFT,
+    MAPPING_LEVEL_MASK,
+    MAPPING_LEVEL_SHIFT,
+    MAPPING_RWX,
+)
 from mmu.machine import layout as at
 from mmu.machine.cpu import Words
 from mmu.memslots import STATE_BITS, STATE_MASK
@@ -49,6 +56,30 @@ def audit(snapshot: Snapshot) -> list[str]:
                 f" or so that they may become it; the first is gfn {int(leafs.gfns[i]):#x}"
                 for i in np.flatnonzero(wrong)[:1]
             ]
+    return problems + _mmio(snapshot)
+
+
+def _mmio(snapshot: Snapshot) -> list[str]:
+    """MMIO entries that the next access would believe although a memslot is there.
+
+    Those of an older generation are no harm: whoever hits one looks the memslot up.
+    """
+    vm = snapshot.vm
+    now = int(vm.words[at.SLOTS_GENERATION]) & spte.MMIO_GENERATION_MASK
+    problems = []
+    for reached in (each for each in snapshot.by_level if each.level == 1):
+        for all_gfns, values, _ in snapshot.entries(reached):
+            here = mmio(values)
+            gfns, entries = all_gfns[here], values[here]
+            wrong = (entries >> spte.PFN_SHIFT) & spte.PFN_MASK != gfns
+            low = entries >> spte.MMIO_LOW_SHIFT & spte.MMIO_LOW_MASK
+            high = entries >> spte.MMIO_HIGH_SHIFT << spte.MMIO_LOW_BITS
+            wrong |= host_pages(vm, gfns)[1] & (high | low == now)
+            problems += [
+                f"{int(wrong.sum())} MMIO entries are wrong; the first, {int(entries[i]):#x}, is"
+                f" at gfn {int(gfns[i]):#x}, the memslots' generation is {now}"
+                for i in np.flatnonzero(wrong)[:1]
+            ]
     return problems
 
 
@@ -79,7 +110,8 @@ def _host_mapping(vm: Vm, pages: Words) -> tuple[Words, Words, Mask]:
     changed = words != 0
     present = ~changed | ((words & MAPPING_RWX) != 0)
     frames = np.where(changed, (words & ~MAPPED) >> MAPPING_FRAME_SHIFT, pages)
-    level = np.where(changed, (words >> MAPPING_LEVEL_SHIFT) & 15, level)
+    levels = (words >> MAPPING_LEVEL_SHIFT) & MAPPING_LEVEL_MASK
+    level = np.where(changed, levels, level)
     return np.where(present, frames, -1), level, ~changed | ((words & spte.SPTE_W) != 0)
 
 

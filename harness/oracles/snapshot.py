@@ -156,6 +156,12 @@ def present(values: Words) -> Mask:
     return mask
 
 
+def mmio(values: Words) -> Mask:
+    """Mask of the entries that stand for a device's registers."""
+    mask: Mask = np.equal(values & spte.RWX, spte.MMIO_VALUE)
+    return mask
+
+
 def leaf(values: Words, level: int) -> Mask:
     """Mask of leafs among present entries of `level`."""
     mask: Mask = np.not_equal(values & spte.PS, 0)

@@ -14,6 +14,7 @@ from mmu import spte
 from mmu.hw.tlb import GENERATION_BITS, GENERATION_MASK, STRUCTURES
 from mmu.machine import layout as at
 from mmu.machine.cpu import Words
+from mmu.memslots import STATE_BITS, STATE_MASK
 from mmu.vm import Vm
 
 NAME = "tlb"
@@ -63,6 +64,40 @@ def _cached(vm: Vm, words: Words) -> Iterator[tuple[int, int, int]]:
                 yield number, int(tag) >> GENERATION_BITS << shift, int(value)
 
 
+def _usable_rights(vm: Vm, gfn: int, level: int, value: int) -> int:
+    """What a cached translation of a leaf may grant.
+
+    Ageing takes permissions and never flushes, where there are no A bits to take; so what it took
+    may still be cached.  W too, unless the page's next write is to be noticed.
+    """
+    rights = value & RIGHTS
+    if not value & spte.AD_DISABLED:
+        return rights
+    if not rights:
+        rights = value >> spte.SAVED_SHIFT & (spte.SPTE_R | spte.SPTE_X)
+    pages = 1 << vm.config.bits * (level - 1)
+    if value & spte.MMU_WRITABLE and not _awaits_write(vm, gfn // pages * pages, pages):
+        rights |= spte.SPTE_W
+    return rights
+
+
+def _awaits_write(vm: Vm, first: int, pages: int) -> bool:
+    """Whether dirty logging waits for a write of one of these pages: no log names it yet."""
+    for number in range(vm.config.slots):
+        slot = vm.layout.start("slots") + number * at.SLOT_WORDS
+        place, size, logged = (
+            int(vm.words[slot + each]) for each in (at.SLOT_PLACE, at.SLOT_PAGES, at.SLOT_LOGGED)
+        )
+        base = place >> STATE_BITS
+        if logged and place & STATE_MASK != at.SLOT_ABSENT and base <= first < base + size:
+            bitmap = vm.region(f"bitmap {number}")
+            return any(
+                not int(bitmap[page // at.BITMAP_BITS]) >> page % at.BITMAP_BITS & 1
+                for page in range(first - base, min(first - base + pages, size))
+            )
+    return False
+
+
 def _translation(vm: Vm, root: int, gfn: int, level: int) -> tuple[int, int]:
     """What the tables say of a gfn: a leaf's value and rights at `level`, or its level-1 table."""
     table, at_level = root >> 3, root & 7
@@ -75,6 +110,6 @@ def _translation(vm: Vm, root: int, gfn: int, level: int) -> tuple[int, int]:
             break
         if at_level == 1 or value & spte.PS:
             offset = gfn & ((1 << bits * (at_level - 1)) - 1)
-            return value + (offset << spte.PFN_SHIFT), value & RIGHTS
+            return value + (offset << spte.PFN_SHIFT), _usable_rights(vm, gfn, at_level, value)
         table, at_level = value >> spte.PFN_SHIFT & spte.PFN_MASK, at_level - 1
     return 0, 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.oracles.snapshot import Snapshot, leaf, present, records
+from harness.oracles.snapshot import Snapshot, leaf, mmio, present, records
 from mmu import spte
 from mmu.machine import layout as at
 from mmu.machine.cpu import Words
@@ -16,6 +16,8 @@ from mmu.machine.cpu import Words
 NAME = "transitions"
 PROPERTY = "entries change only in legal ways; W => MMU-writable => host-writable; levels fit"
 IN_STRESS = "assertions in the funnel; audit"
+
+SAVED_BITS = (spte.SPTE_R | spte.SPTE_X) << spte.SAVED_SHIFT
 
 
 def audit(snapshot: Snapshot) -> list[str]:
@@ -38,15 +40,26 @@ def _rules(values: Words, level: int, bits: int) -> dict[str, Words]:
     is_leaf = here & leaf(values, level)
     writable = (values & spte.SPTE_W) != 0
     mmu_writable = (values & spte.MMU_WRITABLE) != 0
+    without_ad = (values & spte.AD_DISABLED) != 0
+    saved = (values & SAVED_BITS) != 0
+    tracked = is_leaf & without_ad & ((values & spte.RWX) == 0)
     host_writable = (values & spte.HOST_WRITABLE) != 0
     pfns = (values >> spte.PFN_SHIFT) & spte.PFN_MASK
     aligned = pfns & ((1 << bits * (level - 1)) - 1) == 0
     return {
         "are neither present nor empty": ~here
         & (values != spte.NONPRESENT)
-        & (values != spte.FROZEN),
+        & (values != spte.FROZEN)
+        & ~(mmio(values) & (level == 1)),
         "are writable but not MMU-writable": is_leaf & writable & ~mmu_writable,
         "are MMU-writable but not host-writable": is_leaf & mmu_writable & ~host_writable,
+        "neither grant reading nor have it put aside": is_leaf
+        & ((values & spte.SPTE_R) == 0)
+        & ~(tracked & ((values & spte.SPTE_R << spte.SAVED_SHIFT) != 0)),
+        "grant something and have put permissions aside": is_leaf & ~tracked & saved,
+        "have A or D bits although they have none": here
+        & without_ad
+        & ((values & (spte.ACCESSED | spte.DIRTY)) != 0),
         "are huge leafs of a misaligned frame": is_leaf & ~aligned,
         "are 4K leafs with the large-page bit": is_leaf
         & np.full(values.shape, level == 1)

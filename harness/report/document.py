@@ -52,6 +52,7 @@ def run_part(plan: Plan, variant: str, result: Result) -> dict[str, Any]:
         "features": dict(plan.features),
         "phases": [asdict(phase) for phase in result.phases],
         "counters": result.counters,
+        "injected": result.injected,
         "latency_ns": result.latency_ns,
         "memory": result.memory,
         "violations": [asdict(violation) for violation in result.violations],

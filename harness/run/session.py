@@ -24,13 +24,15 @@ from multiprocess.connection import wait as wait_for_any
 
 from harness.oracles.locks import held_text
 from harness.oracles.verdict import Violation, audits, reported
+from harness.report.ring_text import RingText, ring_text
 from harness.run.actor import END, ActorProcess, actor_main
 from harness.run.measure import actor_matrix, counters, difference, latencies, proportional_bytes
 from harness.run.status import Status
 from harness.run.watchdog import Watchdog
-from harness.watch.bounds import BoundsWatch
+from harness.watch.stress import StressWatch, Watching
 from mmu.machine import layout as at
 from mmu.machine.blocking import add_and_wake, wait_briefly, wake
+from mmu.machine.clock import ticks_per_ns
 from mmu.machine.futex import raw_load
 from mmu.vm import Vm
 from workloads.errors import MachineError, RunFailed, TdpraceError, UsageError
@@ -38,6 +40,7 @@ from workloads.plan import VCPU, ZAP_WORKER, Phase, Plan
 
 STOP_GRACE_S = 1.0
 FAILURE_GRACE_S = 0.5
+UNWATCHED = Watching()
 AUDIT_TABLES_MAX = 2048  # more are audited at the end only, not after every phase
 # What follows from the end of a process, where that is not plain.
 _DEATH_MEANS = {
@@ -65,6 +68,8 @@ class Result:
     latency_ns: dict[str, dict[str, int]] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
     memory: dict[str, int] = field(default_factory=dict)
+    injected: dict[str, dict[str, int]] = field(default_factory=dict)
+    ring: RingText | None = None
     error: TdpraceError | None = None
 
 
@@ -110,7 +115,12 @@ class Session:
     """One run of one plan."""
 
     def __init__(
-        self, plan: Plan, status: Status, *, watchdog_s: float = 30.0, bounds: bool = False
+        self,
+        plan: Plan,
+        status: Status,
+        *,
+        watchdog_s: float = 30.0,
+        watching: Watching = UNWATCHED,
     ) -> None:
         self._plan = plan
         self._status = status
@@ -121,6 +131,7 @@ class Session:
         self._messages = b""
         self._own_counters: dict[str, int] = {}
         self._finished = 0
+        self._dead = -1  # who died
         try:
             self._vm = Vm(plan.vm)
         except (OSError, MemoryError, OverflowError) as error:
@@ -128,7 +139,7 @@ class Session:
                 f"shared memory for {plan.vm.pages} guest pages cannot be mapped: {error};"
                 " give less memory"
             ) from error
-        self._bounds = BoundsWatch(self._vm) if bounds else None
+        self._watch = StressWatch(self._vm, watching) if watching else None
 
     def run(self, flag: SignalFlag, on_phase: Callable[[Phase, Result], None]) -> Result:
         """Fork the actors and play every phase; `on_phase` is called after each."""
@@ -147,6 +158,8 @@ class Session:
         except TdpraceError as error:
             result.outcome, result.error = "failed", error
         finally:
+            if self._watch is not None and result.outcome != "clean":
+                self._watch.stand_still()
             self._measure()
             self._end(FAILURE_GRACE_S if result.outcome == "failed" else STOP_GRACE_S)
         return result
@@ -165,7 +178,7 @@ class Session:
         gc.freeze()
         for number, role in enumerate(self._plan.roles):
             index = number - first.setdefault(role, number)
-            watch = self._bounds
+            watch = self._watch
             hook, ctx = (watch.hook, watch.ctx(number)) if watch is not None else (0, 0)
             actor = ActorProcess(self._vm, number, index, write_end, hook, ctx)
             core = self._plan.pins[number] if number < len(self._plan.pins) else None
@@ -202,6 +215,7 @@ class Session:
             process.join()
             process.close()
         self._processes = []
+        self._read_watch()
         if hasattr(self, "_pipe"):
             os.close(self._pipe)
         self._vm.close()
@@ -271,6 +285,7 @@ class Session:
                     # It may have died of a broken rule that it reported: that says more.
                     self._check_violations()
                     process.join()
+                    self._dead = number
                     raise RunFailed(f"{name} (pid {process.pid}) died: {self._death(number)}")
 
     def _death(self, number: int) -> str:
@@ -309,6 +324,20 @@ class Session:
         if actor_matrix(self._vm)[:, at.VIOLATIONS].any():
             self._result.violations = reported(self._vm, self._names)
             raise ViolationFound
+
+    def _read_watch(self) -> None:
+        """What was injected; and after a bad end the last events, which nobody changes any more."""
+        watch, result = self._watch, self._result
+        if watch is None:
+            return
+        result.injected = watch.injected()
+        if result.outcome not in ("violation", "failed"):
+            return
+        moment = watch.moment()
+        last = watch.ring(self._dead) if self._dead >= 0 else []
+        if moment is None and last:
+            moment = last[-1].ticks
+        result.ring = ring_text(self._vm, self._names, watch.events(), moment, ticks_per_ns())
 
     def _audit(self) -> None:
         found = audits(self._vm)

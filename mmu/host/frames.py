@@ -11,7 +11,9 @@ gfn's host page is its distance from the first gfn; gfns that differ only above 
 places that one memslot can be moved to, so they are the same host page.
 
 A mapping word is 0 for "as at boot" (frame = page, backing level, read-write), else
-`1 << 62 | permission bits | level << 4 | frame << 8`; without permissions the page is swapped out.
+`1 << 62 | permission bits | level << 4 | frame << 8`; without permissions the page is swapped out,
+or, with bit 3, a handler in user space has still to install it (userfaultfd).  With bit 7 user
+space has forbidden writing (mprotect), and no fault changes that.
 """
 
 from __future__ import annotations
@@ -42,7 +44,10 @@ VALUE_MASK = (1 << VALUE_BITS) - 1
 VALUE_ONE = 1 << VALUE_SHIFT
 
 MAPPED = 1 << 62
+MAPPING_USERFAULT = 1 << 3
 MAPPING_LEVEL_SHIFT = 4
+MAPPING_LEVEL_MASK = 7
+MAPPING_READ_ONLY = 1 << 7
 MAPPING_FRAME_SHIFT = 8
 MAPPING_RWX = SPTE_R | SPTE_W | SPTE_X
 
@@ -50,6 +55,7 @@ NOBODY = OWNER_MASK
 
 MARK_DIRTY = 1
 MARK_ACCESSED = 2
+MARK_IDLE = 8  # the idle page bitmap's bit: nobody has used it since that was set
 MARK_SPLIT = 4  # on the first frame of a huge page that the host has split: each frame for itself
 
 
@@ -81,7 +87,7 @@ def host_mapping(cpu: Cpu, gfn: int) -> int:
 @inlined_kernel
 def mapping_level(mapping: int) -> int:
     """Level at which the host maps the page."""
-    return (mapping >> MAPPING_LEVEL_SHIFT) & 15
+    return (mapping >> MAPPING_LEVEL_SHIFT) & MAPPING_LEVEL_MASK
 
 
 @inlined_kernel

@@ -11,7 +11,9 @@ from mmu.host.frames import (
     MAPPED,
     MAPPING_FRAME_SHIFT,
     MAPPING_LEVEL_SHIFT,
+    MAPPING_READ_ONLY,
     MAPPING_RWX,
+    MAPPING_USERFAULT,
     MARK_DIRTY,
     MARK_SPLIT,
     NOBODY,
@@ -22,6 +24,7 @@ from mmu.host.frames import (
     boot_mapping,
 )
 from mmu.machine import events
+from mmu.machine.blocking import wait_while, wake
 from mmu.machine.conditions import DIRTY_DROPPED, FRAME_DOUBLE, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
@@ -34,8 +37,9 @@ from mmu.machine.layout import (
     HOST_FREE_TOP,
     N_HOST_FAULTS,
     N_HOST_WRITEBACKS,
+    USERFAULT,
 )
-from mmu.machine.lock import HELD_HOST, assert_held, host_lock, host_unlock
+from mmu.machine.lock import HELD_HOST, assert_held, assert_may_sleep, host_lock, host_unlock
 from mmu.machine.primitives import (
     config,
     emit,
@@ -62,6 +66,19 @@ def mapped_frame(mapping: int) -> int:
 def new_mapping(frame: int, level: int, rights: int) -> int:
     """A mapping word; without rights, of a page that is swapped out."""
     return MAPPED | rights | level << MAPPING_LEVEL_SHIFT | frame << MAPPING_FRAME_SHIFT
+
+
+@kernel
+def ask_user(cpu: Cpu, page: int) -> None:
+    """Tell this vCPU's handler in user space which page is missing, and sleep (handle_userfault).
+
+    Nothing is held but SRCU: whoever changes memslots waits for the handler too.
+    """
+    assert_may_sleep(cpu)
+    word = cpu.own + USERFAULT
+    store_release(cpu, word, page + 1)
+    wake(cpu, word)
+    wait_while(cpu, word, page + 1)
 
 
 @kernel
@@ -139,17 +156,25 @@ def write_back(cpu: Cpu, page: int, frame: int, value: int) -> None:
 def fault_in(cpu: Cpu, page: int, access: int) -> int:
     """A page fault of the host (mmap_lock held); the mapping, 0: no memory.
 
+    If user space has forbidden the access, the mapping does not allow it still.
+
     A page that is swapped out is read from disk, one that was write-protected for sharing and has
     no other user becomes writable again.  Neither takes anything away, so nobody is notified.
+    One that user space has to install is waited for, as long as that takes.
     """
     assert_held(cpu, HELD_HOST)
     tally(cpu, N_HOST_FAULTS, 1)
     mapping = mapping_of(cpu, page)
+    while mapping & MAPPING_USERFAULT != 0 and not stopped(cpu):
+        host_unlock(cpu)
+        ask_user(cpu, page)
+        host_lock(cpu)
+        mapping = mapping_of(cpu, page)
     if mapping & MAPPING_RWX == 0:
         value = peek(cpu, config(cpu, C_DISK) + page)
         taken = take_frame(cpu, page, value)
         mapping = new_mapping(taken - 1, LEVEL_4K, MAPPING_RWX) if taken != 0 else 0
-    elif access & ACCESS_WRITE != 0:
+    elif access & ACCESS_WRITE != 0 and mapping & MAPPING_READ_ONLY == 0:
         mapping |= SPTE_W
     if mapping != 0:
         set_mapping(cpu, page, mapping)

@@ -20,12 +20,13 @@ from mmu.machine.layout import (
     VCPU_ROOT,
 )
 from mmu.machine.primitives import cmpxchg, config, own, read_once, set_own, stopped, tally
-from mmu.spte import ACCESS_WRITE, ACCESSED, DIRTY, LEVEL_4K, PS, RWX, is_poison
+from mmu.spte import ACCESS_WRITE, ACCESSED, DIRTY, LEVEL_4K, PS, RWX, SPTE_R, is_mmio, is_poison
 from mmu.tdp_iter import child_table, index_of, root_level, root_table
 
 # What a walk that grants nothing reports (bits 3 to 5 of the exit qualification, condensed).
 VIOLATION_NOT_PRESENT = 0
 VIOLATION_PERMISSION = -1
+MISCONFIGURATION = -3  # an exit of its own: write permission without read permission
 
 
 @inlined_kernel
@@ -57,7 +58,7 @@ def _set_accessed_dirty(cpu: Cpu, sptep: int, spte: int, gfn: int, access: int) 
 
 @inlined_kernel
 def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
-    """One walk; a grant, a VIOLATION_*, or -2 if the leaf changed and the walk must be repeated.
+    """One walk; a grant, why there is none, or -2: the leaf changed, the walk must be repeated.
 
     A violation drops what led to it from the caches (SDM 28.4.3.1): otherwise a vCPU would fault
     again and again in a table that was replaced, until somebody flushes.
@@ -81,9 +82,10 @@ def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
         level -= 1
         if level == LEVEL_4K:
             structure_fill(cpu, gfn, table)
-    if spte & access != access:
+    wanted = access | SPTE_R
+    if spte & wanted != wanted:
         structure_drop(cpu, gfn)
-        return VIOLATION_PERMISSION
+        return MISCONFIGURATION if is_mmio(spte) else VIOLATION_PERMISSION
     granted = _set_accessed_dirty(cpu, sptep, spte, gfn, access)
     if granted == 0:
         return -2
@@ -93,7 +95,7 @@ def _walk_once(cpu: Cpu, gfn: int, access: int) -> int:
 
 @inlined_kernel
 def walk(cpu: Cpu, gfn: int, access: int) -> int:
-    """Translate `gfn` for `access`: its entry, adjusted to the page (positive), or a VIOLATION_*.
+    """Translate `gfn` for `access`: its entry, adjusted to the page (positive), or why not.
 
     What it grants is cached; the grant itself is returned, since the TLB may hold an older
     translation of the page at another size.

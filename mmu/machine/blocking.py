@@ -223,8 +223,11 @@ def acquire_when(cpu: Cpu, addr: int, mask: int, value: int, amount: int) -> Non
     """One step, when it succeeds: enabled while `word & mask == value`, then adds `amount`.
 
     Every lock is made of it.  In stress the word is a lock word (see above) and the actor sleeps;
-    a scheduler runs the actor only when the step is enabled.
+    a scheduler runs the actor only when the step is enabled.  A newcomer to shared mode is not
+    while a writer waits; where steps are scheduled nobody ever waits in line.
     """
+    if amount == SHARED_UNIT:
+        mask |= WAITING_MASK
     if observe(cpu, events.ACQUIRE, addr, mask | value << 32, amount) == STOP:
         return
     word = int(cpu.words[addr])
@@ -274,17 +277,15 @@ def _wait_fast(cpu: Cpu, addr: int, value: int) -> int:
 def _lower_acquire_fast(builder: Any, cpu: Any, operands: list[Any]) -> Any:
     addr, mask, value, amount = operands
     pointer = word_pointer(builder, cpu.base, addr)
+    # Newcomers let waiting writers go first, whoever watches: the condition that is announced is
+    # the one that is tried, so that what a scheduler finds enabled succeeds.
+    shared = builder.icmp_signed("==", amount, constant(SHARED_UNIT))
+    courtesy = builder.select(shared, constant(WAITING_MASK), constant(0))
+    mask = builder.or_(mask, courtesy)
 
     def attempt() -> Any:
-        # Newcomers let waiting writers go first; exclusive masks hold no waiting bits.  Under a
-        # scheduler nobody waits in line: what it has found enabled must succeed.
         seen = builder.load_atomic(pointer, "acquire", 8)
-        shared = builder.icmp_signed("==", amount, constant(SHARED_UNIT))
-        alone = builder.icmp_signed("==", cpu.hook, constant(0))
-        polite = builder.and_(shared, alone)
-        courtesy = builder.select(polite, constant(WAITING_MASK), constant(0))
-        held = builder.and_(seen, builder.or_(mask, courtesy))
-        enabled = builder.icmp_signed("==", held, value)
+        enabled = builder.icmp_signed("==", builder.and_(seen, mask), value)
         # A compare-and-swap that must fail stands in for "not enabled": no second branch.
         wrong = builder.xor(seen, constant(1 << 62))
         expected = builder.select(enabled, seen, wrong)

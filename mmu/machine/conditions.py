@@ -21,7 +21,7 @@ from mmu.machine.layout import (
     VIOLATION_CONDITION,
     VIOLATIONS,
 )
-from mmu.machine.primitives import announce, observe, own, set_own, tally, watched
+from mmu.machine.primitives import announce, observe, own, set_own, tally
 
 # (number, oracle, sentence); {a}, {b}, {c} are the values that `warn` was given.
 (
@@ -60,8 +60,13 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally, watch
     TLB_FRAME,
     TLB_RANGE,
     DIRTY_DROPPED,
+    TRANSITION_MMIO,
     MAPPING_TRACKED,
-) = range(1, 37)
+    MAPPING_SLOT,
+    LOGGED_RECOVERY,
+    DIRTY_MISSED,
+    DIRTY_NAMED,
+) = range(1, 42)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -116,7 +121,11 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     ),
     MAPPING_MMIO: (
         "mapping",
-        "gfn {a:#x} was emulated as a device, but the memslot at word {b} is only about to go",
+        "gfn {a:#x} was emulated as a device, but the memslot at word {b} covers it",
+    ),
+    TRANSITION_MMIO: (
+        "transitions",
+        "entry at word {a} went from present {b:#x} to MMIO {c:#x}",
     ),
     MAPPING_TRACKED: (
         "mapping",
@@ -148,6 +157,23 @@ CONDITIONS: dict[int, tuple[str, str]] = {
         "dirty",
         "host page {a:#x} was dropped as clean while it held {b:#x} and its copy on disk {c:#x}",
     ),
+    MAPPING_SLOT: (
+        "mapping",
+        "gfn {a:#x} was looked up in the memslot at word {b}, which does not cover it",
+    ),
+    LOGGED_RECOVERY: (
+        "dirty",
+        "huge pages of the memslot at word {a} were to be put together while it is logged",
+    ),
+    DIRTY_MISSED: (
+        "dirty",
+        "gfn {a:#x} was written in iteration {b} behind its harvest, and that of iteration {c} does"
+        " not name it",
+    ),
+    DIRTY_NAMED: (
+        "dirty",
+        "gfn {a:#x} is named by the log of iteration {b}, but was written in iteration {c} last",
+    ),
 }
 
 
@@ -160,8 +186,7 @@ def _record(cpu: Cpu, condition: int, a: int, b: int, c: int) -> None:
         set_own(cpu, VIOLATION_B, b)
         set_own(cpu, VIOLATION_C, c)
     tally(cpu, VIOLATIONS, 1)
-    if watched(cpu):
-        announce(cpu, events.WARN + condition, a, b, c)
+    announce(cpu, events.WARN + condition, a, b, c)
 
 
 def warn(cpu: Cpu, failed: int, condition: int, a: int, b: int, c: int) -> None:

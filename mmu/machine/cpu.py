@@ -35,7 +35,9 @@ class Cpu:
     Attributes:
         base: address of word 0 of the shared block.
         id: the actor's number, 0 to `ACTORS_MAX` - 1.
-        hook: address of the observer's compiled callback, 0 if nobody watches.
+        hook: address of the observer's compiled callback, 0 if nobody watches; negated if it is to
+            hear of broken rules and tracepoints only (but the `FREQUENT` ones): all else then costs
+            what it costs unwatched.
         ctx: address of the observer's own block (never inside the model's memory).
         geometry: bits per level, `levels << 8` above them.
         own: index of the first word of the actor's own block.

@@ -62,7 +62,11 @@ INVALIDATE_RANGE_START = 15  # first host page, end, whether a memslot shows the
 INVALIDATE_RANGE_END = 16  # the same
 FRAME_FREE = 17  # frame, gfn
 ROOT_ZAPPED = 18  # page
-TRACK_WRITE = 19  # gfn, memslot: a write of a tracked gfn was emulated
+MEMSLOT_CHANGED = 19  # slot, place: where it will be shown, and how (SLOT_PLACE)
+DIRTY_LOG_CHANGED = 20  # slot, 1 if it will be logged
+TRACK_WRITE = 21  # gfn, memslot: a write of a tracked gfn was emulated
+# These are as many as steps: only who watches those hears of them.
+FREQUENT = 1 << GUEST_ACCESS | 1 << RCU_ENTER | 1 << RCU_LEAVE
 
 # Costs without a step: kind = COST + kind of cost, a = amount.
 COST = 128

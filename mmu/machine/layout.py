@@ -235,6 +235,7 @@ COUNTER_NAMES = (
     "nx_recovered",  # tables that made room for a huge page to be
     "huge_recovered",  # huge pages put together when logging ended
     "gfns_write_protected",
+    "memory_faults",  # accesses that the host refuses
 )
 (
     N_ACCESSES,
@@ -294,11 +295,15 @@ COUNTER_NAMES = (
     N_NX_RECOVERED,
     N_HUGE_RECOVERED,
     N_GFNS_WRITE_PROTECTED,
+    N_MEMORY_FAULTS,
 ) = range(COUNTERS, COUNTERS + len(COUNTER_NAMES))
 COUNTERS_MAX_NAMES = tuple(name for name in COUNTER_NAMES if name.endswith("_max"))
 # The supervisor's phase number for this actor, with GATE and SLEEPERS.
 ACTOR_COMMAND = COUNTERS + 8 * LINE
-ACTOR_FIXED_WORDS = ACTOR_COMMAND + LINE
+# The host page that a vCPU's thread waits for its handler to install + 1 (userfaultfd), with GATE
+# and SLEEPERS.
+USERFAULT = ACTOR_COMMAND + LINE
+ACTOR_FIXED_WORDS = USERFAULT + LINE
 
 # Latency histograms, one after the other at offset C_HISTOGRAMS.
 HISTOGRAM_NAMES = (

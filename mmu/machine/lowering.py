@@ -2,6 +2,9 @@
 
 Only `primitives.py` uses this.  Each builder here makes exactly one shape of code: *ask the
 hook if there is one, then act*; without a hook that is one predicted branch on a register.
+
+An observer of tracepoints only gives its hook's address negated (see `Cpu`).  Steps and questions
+ask "is it positive?", tracepoints "is it 0?": neither costs more than the other.
 """
 
 from __future__ import annotations
@@ -47,20 +50,39 @@ def own_pointer(builder: Any, cpu: Any, offset: Any) -> Any:
     return word_pointer(builder, cpu.base, builder.add(cpu.own, offset))
 
 
-def call_hook(builder: Any, cpu: Any, kind: Any, operands: Values) -> Any:
+def _call_hook(builder: Any, cpu: Any, address: Any, kind: Any, operands: Values) -> Any:
     """Call the observer: `hook(ctx, actor, kind, a, b, c)`."""
     padded = [*operands, *[constant(0)] * (3 - len(operands))]
-    function = builder.inttoptr(cpu.hook, HOOK.as_pointer())
+    function = builder.inttoptr(address, HOOK.as_pointer())
     return builder.call(function, [cpu.ctx, cpu.id, kind, *padded])
 
 
-def _branch_on_hook(builder: Any, cpu: Any) -> tuple[Any, Any]:
+def _branch(builder: Any, condition: Any) -> tuple[Any, Any]:
     """Split here: (block with an observer, block without one), the former marked cold."""
     watched = builder.append_basic_block("watched")
     alone = builder.append_basic_block("alone")
-    branch = builder.cbranch(builder.icmp_signed("!=", cpu.hook, constant(0)), watched, alone)
-    branch.set_weights([1, 1 << 20])
+    builder.cbranch(condition, watched, alone).set_weights([1, 1 << 20])
     return watched, alone
+
+
+def _branch_on_hook(builder: Any, cpu: Any) -> tuple[Any, Any]:
+    """Split by whether somebody watches every step."""
+    return _branch(builder, builder.icmp_signed(">", cpu.hook, constant(0)))
+
+
+def tell(builder: Any, cpu: Any, kind: Any, operands: Values, frequent: Any) -> None:
+    """Call whoever watches tracepoints, of `frequent` ones (i1) only who watches steps as well.
+
+    The answer means nothing.
+    """
+    steps = builder.icmp_signed(">", cpu.hook, constant(0))
+    somebody = builder.icmp_signed("!=", cpu.hook, constant(0))
+    watched, alone = _branch(builder, builder.select(frequent, steps, somebody))
+    builder.position_at_end(watched)
+    address = builder.select(steps, cpu.hook, builder.neg(cpu.hook))
+    _call_hook(builder, cpu, address, kind, operands)
+    builder.branch(alone)
+    builder.position_at_end(alone)
 
 
 def ask(builder: Any, cpu: Any, kind: Any, operands: Values, unwatched: Callable[[], Any]) -> Any:
@@ -68,7 +90,7 @@ def ask(builder: Any, cpu: Any, kind: Any, operands: Values, unwatched: Callable
     watched, alone = _branch_on_hook(builder, cpu)
     done = builder.append_basic_block("done")
     builder.position_at_end(watched)
-    answer = call_hook(builder, cpu, kind, operands)
+    answer = _call_hook(builder, cpu, cpu.hook, kind, operands)
     builder.branch(done)
     builder.position_at_end(alone)
     value = unwatched()
@@ -90,7 +112,7 @@ def observed(
     watched, go = _branch_on_hook(builder, cpu)
     done = builder.append_basic_block("done")
     builder.position_at_end(watched)
-    verdict = call_hook(builder, cpu, constant(kind), operands)
+    verdict = _call_hook(builder, cpu, cpu.hook, constant(kind), operands)
     end = builder.block
     builder.cbranch(builder.icmp_signed("==", verdict, constant(STOP)), done, go)
     builder.position_at_end(go)

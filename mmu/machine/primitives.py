@@ -27,6 +27,7 @@ from mmu.machine.lowering import (
     lowers,
     observed,
     own_pointer,
+    tell,
     word_pointer,
     zero,
 )
@@ -302,13 +303,8 @@ def emit(cpu: Cpu, tracepoint: int, a: int, b: int, c: int) -> None:
     observe(cpu, events.EMIT + tracepoint, a, b, c)
 
 
-def watched(cpu: Cpu) -> int:
-    """1 if there is an observer."""
-    return int(cpu.observer is not None)
-
-
 def announce(cpu: Cpu, kind: int, a: int, b: int, c: int) -> None:
-    """Tell the observer something that is no step; only where `watched`."""
+    """Tell the observer something that is no step, as a tracepoint."""
     observe(cpu, kind, a, b, c)
 
 
@@ -351,28 +347,30 @@ def _lower_number_question(kind: int) -> Any:
     return action
 
 
-def _lower_announcement(base: int) -> Any:
-    def action(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-        kind = builder.add(operands[0], constant(base))
-        ask(builder, cpu, kind, operands[1:], zero)
+@lowers(emit, 4, returns_value=False)
+def _lower_emit(builder: Any, cpu: Any, operands: list[Any]) -> Any:
+    tracepoint = operands[0]
+    # Callers name the tracepoint, so LLVM works this out.
+    place = builder.and_(tracepoint, constant(63))
+    shifted = builder.lshr(constant(events.FREQUENT), place)
+    frequent = builder.trunc(shifted, ir.IntType(1))
+    tell(builder, cpu, builder.add(tracepoint, constant(events.EMIT)), operands[1:], frequent)
 
-    return action
+
+@lowers(announce, 4, returns_value=False)
+def _lower_announce(builder: Any, cpu: Any, operands: list[Any]) -> Any:
+    tell(builder, cpu, operands[0], operands[1:], ir.Constant(ir.IntType(1), 0))
+
+
+@lowers(event, 2, returns_value=False)
+def _lower_event(builder: Any, cpu: Any, operands: list[Any]) -> Any:
+    ask(builder, cpu, builder.add(operands[0], constant(events.COST)), operands[1:], zero)
 
 
 lowers(stopped, 0)(lower_stop_question(events.STOPPED, 0))
 lowers(block_point, 2)(lower_stop_question(events.BLOCK, 2))
 lowers(draw, 1)(_lower_number_question(events.DRAW))
 lowers(probe, 1)(_lower_number_question(events.PROBE))
-lowers(event, 2, returns_value=False)(_lower_announcement(events.COST))
-lowers(emit, 4, returns_value=False)(_lower_announcement(events.EMIT))
-
-
-lowers(announce, 4, returns_value=False)(_lower_announcement(0))
-
-
-@lowers(watched, 0)
-def _lower_watched(builder: Any, cpu: Any, operands: list[Any]) -> Any:
-    return builder.zext(builder.icmp_signed("!=", cpu.hook, constant(0)), I64)
 
 
 @lowers(cycles, 0)

@@ -28,6 +28,7 @@ from mmu.spte import (
     is_poison,
     is_present,
     make_leaf,
+    mark_for_access_track,
     without_write,
 )
 from mmu.tdp.nx import adjusted_goal
@@ -50,11 +51,21 @@ RET_PF_WRITE_PROTECTED = 3  # emulate, since the page's writes are KVM's to do (
 RET_PF_INVALID = 4
 RET_PF_FIXED = 5
 RET_PF_SPURIOUS = 6
+LEVEL_SHIFT = 3  # where a prefetch's result says at which level it ended
+RET_PF_MASK = (1 << LEVEL_SHIFT) - 1
 
 
 @inlined_kernel
 def _install_leaf(
-    cpu: Cpu, sptep: int, gfn: int, level: int, old: int, pfn: int, access: int, writable: int
+    cpu: Cpu,
+    sptep: int,
+    gfn: int,
+    level: int,
+    old: int,
+    pfn: int,
+    access: int,
+    writable: int,
+    prefetch: int,
 ) -> int:
     """The goal level is reached: put the leaf there (tdp_mmu_map_handle_target_level).
 
@@ -65,10 +76,15 @@ def _install_leaf(
     if was_leaf and old & access == access:
         # Somebody else was faster, or the vCPU's cached translation was older (6.13).
         return RET_PF_SPURIOUS
+    if prefetch and is_present(old):
+        # What is there is better than a guess: it may have A, or be a table in use (6.14).
+        return RET_PF_SPURIOUS
     first = round_gfn(cpu, gfn, level)
     executable = level == LEVEL_4K or config(cpu, C_NX_HUGE_PAGES) == 0
     ad = config(cpu, C_AD_BITS)
     new = make_leaf(pfn - (gfn - first), level, writable, executable, ad)
+    if prefetch:
+        new = mark_for_access_track(new)
     result, unchanged = RET_PF_FIXED, RET_PF_SPURIOUS
     # Under mmu_lock: who begins to track it waits, and will find this leaf.
     if is_write_tracked(cpu, gfn):
@@ -118,14 +134,31 @@ def _make_room(cpu: Cpu, sptep: int, gfn: int, level: int, old: int) -> int:
 
 
 @inlined_kernel
-def tdp_mmu_map(
-    cpu: Cpu, root: int, gfn: int, access: int, requested: int, pfn: int, writable: int
-) -> int:
-    """Make `gfn` accessible below `root`; a RET_PF_* code.
+def _install_mmio(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, entry: int) -> int:
+    """The same for a hole's entry; whoever is sent back must see what the memslots are by now.
 
-    `requested` is the highest level that memslot, host mapping and logging allow, `pfn` the
-    frame of `gfn` itself.
+    A leaf here belongs to a memslot that has come since the lookup: it stays.
     """
+    if is_present(old):
+        return RET_PF_RETRY
+    if entry != old and set_spte_atomic(cpu, sptep, gfn, level, old, entry) != DONE:
+        return RET_PF_RETRY
+    return RET_PF_EMULATE
+
+
+@inlined_kernel
+def _map(
+    cpu: Cpu,
+    root: int,
+    gfn: int,
+    access: int,
+    requested: int,
+    pfn: int,
+    writable: int,
+    prefetch: int,
+    mmio: int,
+) -> int:
+    """The walk of `tdp_mmu_map` and `tdp_mmu_map_other`."""
     assert_held(cpu, HELD_MMU_READ)
     huge_disallowed = access & ACCESS_EXECUTE != 0 and config(cpu, C_NX_HUGE_PAGES) != 0
     goal = LEVEL_4K if huge_disallowed else requested
@@ -140,7 +173,10 @@ def tdp_mmu_map(
             return RET_PF_RETRY
         warn(cpu, is_poison(spte), LIFETIME_WALK, gfn, sptep, level)
         if level <= goal:
-            return _install_leaf(cpu, sptep, gfn, level, spte, pfn, access, writable)
+            if mmio != 0:
+                return _install_mmio(cpu, sptep, gfn, level, spte, mmio)
+            result = _install_leaf(cpu, sptep, gfn, level, spte, pfn, access, writable, prefetch)
+            return result | level << LEVEL_SHIFT if prefetch else result
         if is_present(spte) and not is_leaf(spte, level):
             table = child_table(cpu, spte)
         else:
@@ -153,3 +189,26 @@ def tdp_mmu_map(
                 return RET_PF_RETRY
         level -= 1
     return RET_PF_RETRY
+
+
+@inlined_kernel
+def tdp_mmu_map(
+    cpu: Cpu, root: int, gfn: int, access: int, requested: int, pfn: int, writable: int
+) -> int:
+    """Make `gfn` accessible below `root`; a RET_PF_* code.
+
+    `requested` is the highest level that memslot, host mapping and logging allow, `pfn` the
+    frame of `gfn` itself.
+    """
+    return _map(cpu, root, gfn, access, requested, pfn, writable, 0, 0)
+
+
+@kernel
+def tdp_mmu_map_other(
+    cpu: Cpu, root: int, gfn: int, access: int, requested: int, pfn: int, writable: int, mmio: int
+) -> int:
+    """What no guest waits for as memory: `mmio`, a hole's entry, or with 0 a prefetched leaf.
+
+    A prefetch's code has the level that it ended at above it, at LEVEL_SHIFT.
+    """
+    return _map(cpu, root, gfn, access, requested, pfn, writable, int(mmio == 0), mmio)

@@ -7,12 +7,14 @@ the same frames and permissions.
 
 from __future__ import annotations
 
+from mmu.host.frames import MARK_DIRTY, mark_frame
 from mmu.machine import events
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
     C_AD_BITS,
     C_NX_HUGE_PAGES,
+    HELD,
     ITERATOR,
     N_SPLITS_2M,
     N_TABLES_LINKED,
@@ -22,7 +24,15 @@ from mmu.machine.layout import (
     STAT_TABLES,
     TABLE_CACHE_COUNT,
 )
-from mmu.machine.lock import HELD_MMU, HELD_MMU_READ, assert_held, mmu_read_lock, mmu_read_unlock
+from mmu.machine.lock import (
+    HELD_MMU,
+    HELD_MMU_WRITE,
+    assert_held,
+    mmu_read_lock,
+    mmu_read_unlock,
+    mmu_write_lock,
+    mmu_write_unlock,
+)
 from mmu.machine.primitives import config, count, emit, own, poke, set_own, stopped, tally
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.pages import (
@@ -37,10 +47,12 @@ from mmu.removed import update_page_stats
 from mmu.spte import (
     LEVEL_2M,
     SPTE_X,
+    dirty_bit_of,
     is_leaf,
     is_present,
     make_nonleaf,
     make_split_child,
+    pfn_of,
 )
 from mmu.tdp_iter import (
     IT_GFN,
@@ -54,9 +66,22 @@ from mmu.tdp_iter import (
     pages_of,
     table_of_page,
 )
-from mmu.tdp_mmu import DONE, cond_resched, set_spte_atomic
+from mmu.tdp_mmu import DONE, cond_resched, set_spte, set_spte_atomic
 
 SPLIT_FAILED = -12  # -ENOMEM
+
+
+@kernel
+def _link_exclusive(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, new: int) -> None:
+    """Link a table with mmu_lock held for write, where nothing can fail.
+
+    The hardware may have set D in a huge leaf since it was read: no child inherits that, so the
+    host is told now.
+    """
+    replaced = set_spte(cpu, sptep, gfn, level, old, new)
+    dirty = dirty_bit_of(replaced)
+    if replaced & ~old & dirty != 0:
+        mark_frame(cpu, gfn, pfn_of(replaced), MARK_DIRTY)
 
 
 @kernel
@@ -65,7 +90,11 @@ def link_sp(cpu: Cpu, sptep: int, gfn: int, level: int, old: int, page: int) -> 
     poke(cpu, record_of(cpu, page) + SP_PARENT, sptep)
     poke(cpu, record_of(cpu, page) + SP_STATE, SP_LINKED)
     new = make_nonleaf(page, config(cpu, C_AD_BITS))
-    result = set_spte_atomic(cpu, sptep, gfn, level, old, new)
+    result = DONE
+    if own(cpu, HELD) & HELD_MMU_WRITE != 0:
+        _link_exclusive(cpu, sptep, gfn, level, old, new)
+    else:
+        result = set_spte_atomic(cpu, sptep, gfn, level, old, new)
     if result == DONE:
         tally(cpu, N_TABLES_LINKED, 1)
         count(cpu, STAT_TABLES, 1)
@@ -99,13 +128,21 @@ def _have_table(cpu: Cpu, it: int) -> int:
     """A table is at hand; if not, drop everything to get one (1: did so, 0: at hand, -12: none).
 
     Getting memory may sleep: RCU and mmu_lock are left, so the walk starts over from its gfn.
+    The lock is retaken in the mode that it was held in.
     """
     if own(cpu, TABLE_CACHE_COUNT) > 0:
         return 0
+    exclusive = own(cpu, HELD) & HELD_MMU_WRITE != 0
     rcu_read_unlock(cpu)
-    mmu_read_unlock(cpu)
+    if exclusive:
+        mmu_write_unlock(cpu)
+    else:
+        mmu_read_unlock(cpu)
     enough = topup_table_cache(cpu, 1)
-    mmu_read_lock(cpu)
+    if exclusive:
+        mmu_write_lock(cpu)
+    else:
+        mmu_read_lock(cpu)
     rcu_read_lock(cpu)
     set_own(cpu, it + IT_YIELDED, 1)
     return 1 if enough else SPLIT_FAILED
@@ -130,11 +167,13 @@ def _split_entry(cpu: Cpu, it: int) -> None:
 
 @kernel
 def try_split_huge_pages(cpu: Cpu, root: int, start: int, end: int, target_level: int) -> int:
-    """Split every huge page of [start, end) down to `target_level`, under the read lock.
+    """Split every huge page of [start, end) down to `target_level`.
 
-    kvm_tdp_mmu_try_split_huge_pages.  Returns 0, or SPLIT_FAILED if the host has no page left.
+    kvm_tdp_mmu_try_split_huge_pages: under the read lock when logging starts, under the write lock
+    when the log is cleared; the lock may be dropped and retaken in between.  Returns 0, or
+    SPLIT_FAILED if the host has no page left.
     """
-    assert_held(cpu, HELD_MMU_READ)
+    assert_held(cpu, HELD_MMU)
     assert_valid_root(cpu, root)
     result = 0
     rcu_read_lock(cpu)

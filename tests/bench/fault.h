@@ -73,7 +73,7 @@ static inline int is_logged(struct cpu cpu, word slot)
 
 static inline word max_mapping_level(struct cpu cpu, word slot, word gfn, word mapping)
 {
-	word level = mapping >> MAPPING_LEVEL_SHIFT & 15;
+	word level = mapping >> MAPPING_LEVEL_SHIFT & MAPPING_LEVEL_MASK;
 	word highest = root_level(cpu.own[VCPU_ROOT]) - 1, base, end, first, pages;
 
 	if (level > LEVEL_1G)
@@ -147,24 +147,14 @@ static inline word slow_fault(struct cpu cpu, word gfn, word access, word slot)
 	return result;
 }
 
-/* That the second look finds no slot that is about to go is asserted in `search`. */
-__attribute__((noinline, cold))
-static void mmio_exit(struct cpu cpu, word gfn)
-{
-	cpu.own[N_MMIO_EXITS]++;
-	slot_of(cpu, gfn);
-}
-
 static inline word fault(struct cpu cpu, word gfn, word access, int present)
 {
 	word slot = slot_of(cpu, gfn);
 
-	if (slot == 0) {
-		mmio_exit(cpu, gfn);
-		return RET_PF_EMULATE;
-	}
-	if (present && access == ACCESS_WRITE)
-		outside("write protection");
+	if (slot == 0)
+		outside("holes");
+	if (present ? access == ACCESS_WRITE : config(cpu, C_AD_BITS) == 0)
+		outside("what the fast path fixes");
 	return slow_fault(cpu, gfn, access, slot);
 }
 

@@ -82,7 +82,7 @@ static inline word set_accessed_dirty(struct cpu cpu, word *sptep, word spte, wo
 	return spte | wanted;
 }
 
-/* The entry that grants the access (now cached), or a VIOLATION_*. */
+/* The entry that grants the access (now cached), or why there is none. */
 static inline word walk(struct cpu cpu, word gfn, word access)
 {
 	word level, table, root, spte, granted, *sptep;
@@ -109,8 +109,10 @@ again:
 		if (--level == LEVEL_4K)
 			cache_fill(cpu, STRUCTURES, gfn >> level_shift(cpu, LEVEL_2M), table);
 	}
-	if ((spte & access) != access) {
+	if ((spte & (access | SPTE_R)) != (access | SPTE_R)) {
 		structure_drop(cpu, gfn);
+		if ((spte & RWX) == MMIO_VALUE)
+			return MISCONFIGURATION;
 		return VIOLATION_PERMISSION;
 	}
 	granted = set_accessed_dirty(cpu, sptep, spte, gfn, access);
@@ -169,12 +171,14 @@ static inline int permits(word entry, word access)
 	return (entry & access) == access && (access != ACCESS_WRITE || (entry & DIRTY));
 }
 
-static inline int fault_in(struct cpu cpu, word gfn, word access, int present)
+static inline int fault_in(struct cpu cpu, word gfn, word access, word reason)
 {
 	word result;
 
 	vm_exit(cpu);
-	result = handle_page_fault(cpu, gfn, access, present);
+	if (reason == MISCONFIGURATION)
+		outside("holes");
+	result = handle_page_fault(cpu, gfn, access, reason == VIOLATION_PERMISSION);
 	if (result == RET_PF_RETRY) {
 		_mm_pause();
 		sched_yield();
@@ -196,7 +200,7 @@ static inline word translate(struct cpu cpu, word gfn, word access)
 		entry = walk(cpu, gfn, access);
 		if (entry > 0)
 			return entry;
-		if (fault_in(cpu, gfn, access, entry == VIOLATION_PERMISSION))
+		if (fault_in(cpu, gfn, access, entry))
 			return 0;
 	}
 }

@@ -18,7 +18,16 @@ import mmu
 import workloads
 from harness.watch.recorder import Recorder
 from mmu.machine import blocking, conditions, events, futex, primitives
-from mmu.machine.blocking import acquire_when, again, release, spin_while, wait_while
+from mmu.machine.blocking import (
+    EXCLUSIVE,
+    SHARED_UNIT,
+    WAITING_UNIT,
+    acquire_when,
+    again,
+    release,
+    spin_while,
+    wait_while,
+)
 from mmu.machine.conditions import warn
 from mmu.machine.cpu import Cpu, cpu_type
 from mmu.machine.futex import raw_add, raw_cmpxchg, raw_load
@@ -49,7 +58,6 @@ from mmu.machine.primitives import (
     stopped,
     store_release,
     tally,
-    watched,
     write_once,
     xchg,
 )
@@ -75,7 +83,6 @@ VALUED: list[tuple[Any, int]] = [  # those that return a number, and how many op
     (stopped, 0),
     (draw, 1),
     (probe, 1),
-    (watched, 0),
     (block_point, 2),
 ]
 SILENT: list[tuple[Any, int]] = [
@@ -167,8 +174,6 @@ def check_same(
             cpu.hook, cpu.ctx = recorder.hook, recorder.ctx
         result = (run_interpreted if interpreted else run)(cpu, *call)
         images.append((result, memory.tolist(), recorder.rows().tolist()))
-    if call[0] is watched:  # the one question whose answer is the difference
-        assert images[0][0] == images[1][0] == int(watch)
     assert images[0] == images[1]
 
 
@@ -202,6 +207,55 @@ def test_machine_code_that_differs_is_noticed(run_compiled: Callable[..., int]) 
         check_same(run_other, words, False, 0, fetch_or, 3, 2)
 
 
+def test_who_watches_tracepoints_hears_nothing_else(run_compiled: Callable[..., int]) -> None:
+    for primitive, operand_count in VALUED + SILENT:
+        operands = [72, *[1] * (operand_count - 1)] if operand_count else []
+        words = np.zeros(WORDS, np.int64)
+        _arrange(words, primitive, operands)
+        images = []
+        recorder = Recorder(words, capacity=8, stop_at=1)
+        for hook in (0, -recorder.hook):
+            memory = words.copy()
+            cpu = Cpu(memory, actor=3, own=OWN, hook=hook, ctx=recorder.ctx)
+            images.append((run_compiled(cpu, primitive, *operands), memory.tolist()))
+        # Whatever the observer answers: STOP is for who watches steps.
+        assert images[0] == images[1]
+        assert recorder.count == int(primitive in (emit, announce)), primitive
+
+
+@pytest.mark.parametrize("tracepoint", range(1, 64))
+def test_frequent_tracepoints_are_for_who_watches_steps(
+    run_compiled: Callable[..., int], tracepoint: int
+) -> None:
+    frequent = tracepoint in (events.GUEST_ACCESS, events.RCU_ENTER, events.RCU_LEAVE)
+    words = np.zeros(WORDS, np.int64)
+    for sign, heard in ((1, 1), (-1, int(not frequent))):
+        recorder = Recorder(words, capacity=8)
+        cpu = Cpu(words, actor=3, own=OWN, hook=sign * recorder.hook, ctx=recorder.ctx)
+        run_compiled(cpu, emit, tracepoint, 11, 12, 13)
+        expected = [[3, events.EMIT + tracepoint, 11, 12, 13, 0]]
+        assert recorder.rows().tolist() == expected * heard
+
+
+@pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize("amount", [EXCLUSIVE, SHARED_UNIT, 2 * SHARED_UNIT])
+def test_newcomers_let_writers_go_first_whoever_watches(watch: bool, amount: int) -> None:
+    """The condition is the same, and it is the one that a scheduler is told."""
+    attempt = njit(lambda cpu, amount: blocking._acquire_fast(cpu, 8, EXCLUSIVE, 0, amount))
+    for waiting in (0, WAITING_UNIT):
+        words = np.zeros(WORDS, np.int64)
+        words[8] = waiting
+        recorder = Recorder(words)
+        hook = recorder.hook if watch else 0
+        enabled = waiting == 0 or amount != SHARED_UNIT
+        assert attempt(Cpu(words, hook=hook, ctx=recorder.ctx), amount) == enabled
+        assert words[8] == waiting + enabled * amount
+        for _, kind, addr, condition, added, _ in recorder.rows().tolist():
+            assert (kind, addr, added) == (events.ACQUIRE, 8, amount)
+            assert (waiting & condition & 0xFFFFFFFF == condition >> 32) == enabled
+        assert recorder.count == int(watch)
+
+
 def test_no_primitive_is_forgotten() -> None:
     tested = {primitive.__name__ for primitive, _ in VALUED + SILENT} | UNTESTED
     public = {
@@ -216,9 +270,9 @@ def test_no_primitive_is_forgotten() -> None:
     assert public - {"observe"} == tested
 
 
-@pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize("watch", [0, 1, -1])  # -1: of tracepoints and broken rules only
 @pytest.mark.parametrize("earlier", [0, 2])
-def test_warn_keeps_the_first_failure(watch: bool, earlier: int) -> None:
+def test_warn_keeps_the_first_failure(watch: int, earlier: int) -> None:
     @njit(error_model="numpy")
     def fail(cpu: Any, failed: Any) -> None:
         warn(cpu, failed, 7, 11, 12, 13)
@@ -230,7 +284,8 @@ def test_warn_keeps_the_first_failure(watch: bool, earlier: int) -> None:
         recorder = Recorder(memory, capacity=8)
         cpu = Cpu(memory, own=OWN)
         if watch:
-            cpu.hook, cpu.ctx, cpu.observer = recorder.hook, recorder.ctx, recorder.observer(0)
+            cpu.hook, cpu.ctx = watch * recorder.hook, recorder.ctx
+            cpu.observer = recorder.observer(0)
         run(cpu, False)
         assert memory[OWN + VIOLATIONS] == earlier
         run(cpu, True)
@@ -239,7 +294,7 @@ def test_warn_keeps_the_first_failure(watch: bool, earlier: int) -> None:
         kept = memory[OWN + VIOLATION_CONDITION : OWN + VIOLATION_CONDITION + 4].tolist()
         assert kept == ([0] * 4 if earlier else [7, 11, 12, 13])
     assert images[0] == images[1]
-    assert len(images[0][1]) == int(watch)
+    assert len(images[0][1]) == abs(watch)
 
 
 def test_the_clock_is_the_observers_if_there_is_one() -> None:

@@ -22,7 +22,7 @@ from mmu.memslots import STATE_BITS
 from mmu.notifier import invalidate_range_end, invalidate_range_start
 from mmu.reload import switch_root
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
-from mmu.spte import ACCESS_READ, ACCESS_WRITE
+from mmu.spte import ACCESS_READ, ACCESS_WRITE, MMIO_GENERATION_MASK
 from mmu.tdp.map import RET_PF_EMULATE, RET_PF_RETRY
 from tests.model.worlds import PAGES, World, modes, world
 
@@ -131,6 +131,51 @@ def test_every_access_of_a_hole_is_an_exit_of_its_own(twin: bool) -> None:
         assert it.touch([SLOT, SLOT + 1], ACCESS_READ) == 2
         assert it.count(at.N_MMIO_EXITS) == 4
         assert it.problems() == []
+
+
+@modes
+def test_a_hole_is_looked_up_again_only_after_a_change(twin: bool) -> None:
+    with slots_world(twin, absent_slots=1) as it:
+
+        def counted() -> tuple[int, ...]:
+            words = (at.N_PF_TAKEN, at.N_PF_MMIO_SPTE_CREATED, at.N_MMIO_SPTE_HITS)
+            return tuple(it.count(word) for word in words)
+
+        assert it.touch([SLOT, SLOT, SLOT], ACCESS_WRITE) == 0
+        assert counted() == (1, 1, 2)
+        # The memslot comes to another place: the hole stays one, but nobody could know.
+        it.run(create_memslot, VMM, 1, home(1, 1))
+        assert it.touch([SLOT, SLOT], ACCESS_READ) == 0
+        assert counted() == (2, 2, 3)
+        # All roots go with a deletion, their MMIO entries too.
+        it.run(delete_memslot, VMM, 1)
+        assert it.touch([SLOT], ACCESS_WRITE) == 0
+        assert counted() == (3, 3, 3)
+        assert it.count(at.N_MMIO_EXITS) == 6
+        assert it.problems() == []
+
+
+@modes
+def test_an_old_entry_is_not_believed_when_the_generation_wraps(twin: bool) -> None:
+    with slots_world(twin, absent_slots=1) as it:
+        it.touch([SLOT])
+        it.vm.words[at.SLOTS_GENERATION] = MMIO_GENERATION_MASK
+        it.run(create_memslot, VMM, 1, home(1, 0))
+        assert it.vm.words[at.SLOTS_GENERATION] & MMIO_GENERATION_MASK == 0
+        assert it.count(at.N_ROOTS_INVALIDATED) == 1
+        assert it.touch([SLOT]) == 1
+        assert it.problems() == []
+
+
+@modes
+def test_an_mmio_entry_in_a_memslot_is_noticed(twin: bool) -> None:
+    with slots_world(twin, absent_slots=1) as it:
+        it.touch([SLOT])
+        place = it.vm.layout.start("slots") + at.SLOT_WORDS + at.SLOT_PLACE
+        it.vm.words[place] = home(1, 0) << STATE_BITS | at.SLOT_PRESENT
+        assert any("MMIO entries are wrong" in each for each in it.problems())
+        it.touch([SLOT])
+        assert any("was emulated as a device" in each for each in it.problems())
 
 
 @modes

@@ -54,6 +54,7 @@ NAMES = (
     "is_mmio",
     "is_access_tracked",
     "dirty_bit_of",
+    "is_dirty",
     "is_accessed",
     "without_write",
     "mark_for_access_track",
@@ -239,6 +240,37 @@ def test_access_tracking_comes_back(
         assert old & RWX == 0
         # W is for a fault to give back.
         assert spte.restore_access(old) == leaf & ~SPTE_W
+
+
+@both
+@given(pfns, levels, flags, flags, flags)
+def test_what_ageing_and_logging_take_says_nothing_about_the_past(
+    spte: Any, pfn: int, level: int, writable: int, executable: int, ad: int
+) -> None:
+    """Without D, a leaf that was writable counts as dirty whatever is taken; with D, D does."""
+    leaf = spte.make_leaf(pfn, level, writable, executable, ad)
+    assert bool(spte.is_dirty(leaf)) == bool(writable)
+    old = spte.mark_for_access_track(leaf)
+    protected = leaf & ~SPTE_W
+    for later in (old, protected, spte.restore_access(old) if not ad else old):
+        assert bool(spte.is_dirty(later)) == bool(writable)
+    harvested = leaf & ~spte.dirty_bit_of(leaf)
+    assert bool(spte.is_dirty(harvested)) == (bool(writable) and not ad)
+    assert not spte.is_dirty(spte.without_write(leaf))
+
+
+@both
+@given(pfns, huge_levels, flags, flags)
+def test_children_of_a_tracked_huge_page_are_tracked(
+    spte: Any, pfn: int, level: int, writable: int, executable: int
+) -> None:
+    first = pfn >> 9 * (level - 1) << 9 * (level - 1)
+    huge = spte.make_leaf(first, level, writable, executable, 0)
+    old = spte.mark_for_access_track(huge)
+    for restore in (0, 1):
+        tracked, plain = (children_of(spte, each, level, restore) for each in (old, huge))
+        assert all(spte.is_access_tracked(child) for child in tracked)
+        assert [spte.restore_access(each) for each in tracked] == [each & ~SPTE_W for each in plain]
 
 
 @both

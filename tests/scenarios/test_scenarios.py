@@ -29,6 +29,7 @@ MODULES = modules_of(
     *("guest.py", "pages.py", "memslots.py", "host", "removed.py", "nx_list.py", "roots.py"),
     *("reload.py", "entry.py", "notifier.py", "zap_worker.py", "zap_all.py", "slot_changes.py"),
     *("host_changes.py", "nx_recovery.py", "gfn_track.py", "write_track.py", "emulate.py"),
+    *("dirty_clear.py",),
 )
 SCHEDULES = 60
 STEPS_MAX = 5000
@@ -221,6 +222,7 @@ DROPS = (
 ALONE = "nobody else changes a root that is being zapped: vCPUs have left, notifiers keep us out"
 OWN_FRAME = "who swaps a page out frees a frame, which is there when the page is wanted again"
 HAS_A = "leafs are made with A, and nobody takes it"
+EIGHT = "the memslots of small worlds have eight pages: the first half of a mask"
 READS_0 = "a stopped step reads 0, which ends the loop first"
 
 NOT_REACHED: dict[str, str] = {
@@ -266,13 +268,13 @@ NOT_REACHED: dict[str, str] = {
     ),
     "mmu.pages._host_page: fresh >= config(cpu, C_TABLE_PAGES) is true": ENOUGH,
     "mmu.tdp.map._make_table: page == 0 is true": ENOUGH,
-    "mmu.tdp.split._have_table: enough is false": ENOUGH,
-    "mmu.tdp.split.try_split_huge_pages: missing < 0 is true": ENOUGH,
-    "mmu.tdp.split.try_split_huge_pages: result == 0 is false": ENOUGH,
-    "mmu.tdp_mmu._check_leaf: level > LEVEL_1G is true": WRONG,
-    "mmu.tdp_mmu.cond_resched: mmu_lock_contended(cpu) is true": (
-        "a scheduler's actors never wait in line; PROBE_CONTEND stands for it"
+    "mmu.tdp.recover._find_leaf: is_leaf(spte, own(cpu, ITERATOR_INNER + IT_LEVEL)) is false": (
+        "takes a table of tables that could be one huge page, so four levels"
     ),
+    "mmu.tdp.recover.recover_huge_pages: is_logged(cpu, slot) is true": WRONG,
+    "mmu.dirty_clear._protect_again: high != 0 is true": EIGHT,
+    "mmu.dirty_clear._protect_again: low != 0 is false": EIGHT,
+    "mmu.tdp_mmu._check_leaf: level > LEVEL_1G is true": WRONG,
     "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is false": WRONG,
     "mmu.tdp_mmu.handle_changed_spte: is_frozen(old) is true": WRONG,
     "mmu.tdp_mmu.set_spte: is_frozen(old) is true": NO_CALLER,

@@ -11,10 +11,12 @@ from mmu.host_changes import (
     swap_out,
     write_protect_page,
 )
+from mmu.host_reclaim import age_page, reclaim_if_old
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import C_BACKING_LEVEL, C_FRAMES, C_VCPUS, WORK_DONE
 from mmu.machine.primitives import config, read_once, tally, yield_core
+from mmu.nx_recovery import recover_nx_huge_pages
 from mmu.spte import ACCESS_WRITE, LEVEL_4K
 from mmu.tdp_iter import pages_of
 from workloads.actors.turmoil import draw_below
@@ -22,12 +24,17 @@ from workloads.actors.turmoil_words import (
     HUGE_COLLAPSED,
     HUGE_SPLIT,
     MOVED,
+    NX_RECOVERIES,
+    PAGES_AGED,
     PROTECTED,
     RECENT_PAGES,
     SWAPPED,
     book,
     touched_page,
 )
+
+AGED_PAGES = 16  # at a time
+NX_RATIO = 2  # half of the tables at a time
 
 
 @kernel
@@ -61,6 +68,27 @@ def reclaim_turn(cpu: Cpu) -> int:
 def ksm_turn(cpu: Cpu) -> int:
     """Write-protect a page in use."""
     book(cpu, PROTECTED, write_protect_page(cpu, _small_page_in_use(cpu)))
+    return _end_turn(cpu)
+
+
+@kernel
+def age_turn(cpu: Cpu) -> int:
+    """Mark some pages in use old, then take one of them unless it is young again."""
+    page = 0
+    for _ in range(AGED_PAGES):
+        vcpu = draw_below(cpu, config(cpu, C_VCPUS))
+        page = touched_page(cpu, vcpu, draw_below(cpu, RECENT_PAGES))
+        age_page(cpu, page)
+    book(cpu, PAGES_AGED, AGED_PAGES)
+    book(cpu, SWAPPED, reclaim_if_old(cpu, page))
+    return _end_turn(cpu)
+
+
+@kernel
+def nx_turn(cpu: Cpu) -> int:
+    """Give some tables back that an execution has made necessary (kvm-nx-lpage-recovery)."""
+    recover_nx_huge_pages(cpu, NX_RATIO)
+    book(cpu, NX_RECOVERIES, 1)
     return _end_turn(cpu)
 
 

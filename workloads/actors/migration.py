@@ -7,6 +7,7 @@ the host's reclaim, memslot changes or the zap worker: none of these may lose a 
 
 from __future__ import annotations
 
+from mmu.dirty_clear import clear_dirty_log
 from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.guest import should_stop, vcpu_load, vcpu_put
 from mmu.host.frames import MAPPING_RWX, VALUE_MASK, VALUE_SHIFT
@@ -17,6 +18,7 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import (
     BITMAP_BITS,
+    C_DIRTY_LOG_MODE,
     C_DISK,
     C_FRAMES,
     C_GFN_BASE,
@@ -40,6 +42,7 @@ from mmu.machine.primitives import (
     yield_core,
 )
 from mmu.memslots import slot_word
+from mmu.policy import LOG_GET, LOG_INITIALLY_SET
 from workloads.actors.turmoil_words import ALIVE, GATE, MIGRATIONS, ROUNDS, TURNS, WANTED, book
 
 LOCKED_PAGES = 64  # copied at a stretch while the host's mappings are kept from changing
@@ -135,10 +138,15 @@ def _copy_everything(cpu: Cpu, to: int, pages: int) -> None:
 
 @kernel
 def _fetch_and_copy(cpu: Cpu, to: int) -> None:
-    """A round: fetch the log of every memslot, copy what it names."""
+    """A round: fetch the log of every memslot, clear it where that is a call, copy what it names.
+
+    Cleared before it is copied: the bit may stand for a write that comes until then.
+    """
     for number in range(config(cpu, C_SLOT_COUNT)):
         slot = slot_word(cpu, number)
         get_dirty_log(cpu, number)
+        if config(cpu, C_DIRTY_LOG_MODE) != LOG_GET:
+            clear_dirty_log(cpu, number, 0, config(cpu, slot + SLOT_PAGES))
         first = config(cpu, slot + SLOT_HOME) - config(cpu, C_GFN_BASE)
         for word in range(-(-config(cpu, slot + SLOT_PAGES) // BITMAP_BITS)):
             mask = read_once(cpu, config(cpu, slot + SLOT_HARVEST) + word)
@@ -165,7 +173,9 @@ def migrate(cpu: Cpu, copy: int, pages: int, rounds: int) -> int:
     to = config(cpu, C_WORKLOAD) + copy
     for number in range(config(cpu, C_SLOT_COUNT)):
         enable_dirty_log(cpu, number)
-    _copy_everything(cpu, to, pages)
+    if config(cpu, C_DIRTY_LOG_MODE) != LOG_INITIALLY_SET:
+        # There the log names everything at first.
+        _copy_everything(cpu, to, pages)
     for _ in range(rounds):
         _let_guests_work(cpu)
         _fetch_and_copy(cpu, to)

@@ -7,12 +7,21 @@ What is done is drawn from the actor's own random sequence.
 from __future__ import annotations
 
 from mmu.entry import enter_guest
-from mmu.guest import QUIET_ACCESSES, guest_access, quiet_due, quiet_point, should_stop, vm_exit
+from mmu.guest import (
+    QUIET_ACCESSES,
+    guest_access,
+    quiet_due,
+    quiet_point,
+    should_stop,
+    vcpu_put,
+    vm_exit,
+)
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import C_ZAP_BY, RANDOM, WORK_DONE, ZAP_FINISHED, ZAP_QUEUED
 from mmu.machine.primitives import config, hint, own, set_own, tally, yield_core
 from mmu.policy import ZAP_BY_WORKER
+from mmu.prefault import STATUS_BITS, prefault_range
 from mmu.reload import switch_root
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
@@ -20,6 +29,7 @@ from workloads.actors.memstress import RANDOM_SHIFT, next_random
 from workloads.actors.migration import make_way
 from workloads.actors.turmoil_words import (
     HOLES,
+    PREFAULTED,
     ROOTS_LOADED,
     SLOTS_CREATED,
     SLOTS_MOVED,
@@ -36,7 +46,8 @@ ROLES = 3  # the VM's level, one level more, the other address space
 BACKLOG_MAX = 2
 OTHER_SPACE = 1 << 3
 # What a guest does besides reading and writing, bits of `extras`.
-EXECUTES, ACCESSES_HOLES = 1, 2
+EXECUTES, ACCESSES_HOLES, PREFAULTS = 1, 2, 4
+PREFAULT_TURNS, PREFAULTED_MAX = 16, 64
 
 
 @kernel
@@ -82,6 +93,17 @@ def _kind_of_access(cpu: Cpu, extras: int) -> int:
 
 
 @kernel
+def _prefault(cpu: Cpu, first: int, pages: int) -> None:
+    """The vCPU's thread leaves the guest and maps some pages ahead of their use."""
+    start = first + draw_below(cpu, pages)
+    end = min(start + 1 + draw_below(cpu, PREFAULTED_MAX), first + pages)
+    vcpu_put(cpu)
+    reached = prefault_range(cpu, start, end) >> STATUS_BITS
+    enter_guest(cpu)
+    book(cpu, PREFAULTED, reached - start)
+
+
+@kernel
 def guest_turn(
     cpu: Cpu, first: int, pages: int, levels: int, root_switches: int, extras: int, hole: int
 ) -> int:
@@ -105,6 +127,8 @@ def guest_turn(
     wanted = root_switches > 0 and draw_below(cpu, root_switches) == 0
     if wanted and not _worker_is_behind(cpu) and not should_stop(cpu):
         _change_role(cpu, levels)
+    if extras & PREFAULTS != 0 and draw_below(cpu, PREFAULT_TURNS) == 0 and not should_stop(cpu):
+        _prefault(cpu, first, pages)
     if quiet_due(cpu):
         quiet_point(cpu)
     tally(cpu, WORK_DONE, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmu.guest import vcpu_load, vcpu_put
 from mmu.machine.layout import PHASE_WORK, RANDOM, WORK_DONE
 from mmu.machine.primitives import own, set_own
+from mmu.reload import unload_root
 from mmu.spte import ACCESS_READ
 from workloads.actors.memstress import memstress_batch, random_seed
 from workloads.plan import Actor, Part
@@ -37,3 +38,8 @@ def memstress_pass(
         vcpu_put(cpu)
 
     return part
+
+
+def leave_root(actor: Actor) -> None:
+    """The vCPU, which is at rest, drops its root; the last one to do so zaps it."""
+    unload_root(actor.cpu)

@@ -110,6 +110,15 @@ def write_both_pages(cpu: Cpu) -> None:
 
 
 @kernel
+def write_pages_0_and_2(cpu: Cpu) -> None:
+    """The guest writes gfn 0, then gfn 2."""
+    vcpu_load(cpu)
+    touch(cpu, 0, ACCESS_WRITE)
+    touch(cpu, 2, ACCESS_WRITE)
+    vcpu_put(cpu)
+
+
+@kernel
 def execute_page_1(cpu: Cpu) -> None:
     """The guest executes gfn 1."""
     one_access(cpu, 1, ACCESS_EXECUTE)
@@ -175,6 +184,12 @@ def copy_everything(cpu: Cpu) -> None:
 def migration_lost_nothing(cpu: Cpu) -> int:
     """Check: after a last round with every vCPU at rest the destination is equal."""
     harvest_and_copy(cpu)
+    return destination_is_equal(cpu)
+
+
+@kernel
+def destination_is_equal(cpu: Cpu) -> int:
+    """The guest's memory and its copy hold the same; what is lost is reported."""
     for gfn in range(config(cpu, C_GFN_COUNT)):
         here = (read_once(cpu, config(cpu, C_FRAMES) + gfn) >> VALUE_SHIFT) & VALUE_MASK
         there = (peek(cpu, config(cpu, C_WORKLOAD) + gfn) >> VALUE_SHIFT) & VALUE_MASK
@@ -225,3 +240,10 @@ def logged(vm: Vm) -> None:
     write_page_0(vm.cpu(0))
     get_dirty_log(vmm, 0)
     copy_everything(vmm)
+
+
+def write_back_everything(vm: Vm) -> None:
+    """The host has saved all pages: nothing but a D bit will say what is written from now on."""
+    pages = vm.config.pages
+    vm.region("disk")[:pages] = (vm.frames[:pages] >> VALUE_SHIFT) & VALUE_MASK
+    vm.region("marks")[:pages] = 0

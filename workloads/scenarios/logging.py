@@ -6,6 +6,7 @@ from mmu.machine.events import PROBE_CONTEND
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
     enable_and_copy,
+    execute_page_1,
     fill_caches,
     harvest_and_copy,
     logged,
@@ -16,6 +17,7 @@ from workloads.scenarios.common import (
     write_both_pages,
     write_page_0,
     write_page_1,
+    write_pages_0_and_2,
     write_protect_everything,
 )
 
@@ -88,6 +90,18 @@ ENABLE_HUGE = Scenario(
     "a huge page is written while logging is switched on and splits it",
     (Actor("vcpu 0", write_page_0), Actor("vmm", enable_and_copy)),
     vm=small_vm(1, 1, backing_level=2),
+    setup=map_for_writing,
+    check=migration_lost_nothing,
+)
+ENABLE_EXECUTE = Scenario(
+    "enable-execute",
+    "a huge page is written, then split by an execution, while logging is switched on",
+    (
+        Actor("vcpu 0", execute_page_1),
+        Actor("vcpu 1", write_pages_0_and_2),  # which it has not cached
+        Actor("vmm", enable_and_copy),
+    ),
+    vm=small_vm(2, 1, backing_level=2, huge_split="fault", bits=2),
     setup=map_for_writing,
     check=migration_lost_nothing,
 )

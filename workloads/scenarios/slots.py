@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from mmu.dirty_clear import clear_dirty_log
+from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
+from mmu.machine.conditions import DIRTY_LOST, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
+from mmu.machine.layout import SLOT_BITMAP, SLOT_HARVEST
+from mmu.machine.primitives import config, read_once
+from mmu.memslots import slot_word
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
+from mmu.spte import ACCESS_WRITE
+from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
     PAGES,
     fill_caches,
     map_for_writing,
+    one_access,
+    read_page_0,
     small_vm,
     write_page_0,
 )
@@ -33,6 +43,35 @@ def create_slot(cpu: Cpu) -> None:
 def move_slot_away(cpu: Cpu) -> None:
     """The only memslot moves."""
     move_memslot(cpu, 0, PAGES)
+
+
+@kernel
+def log_what_is_nowhere(cpu: Cpu) -> None:
+    """The second memslot, which is logged and was written, is nowhere: its log goes on."""
+    get_dirty_log(cpu, 1)
+    clear_dirty_log(cpu, 1, 0, PAGES // 2)
+    disable_dirty_log(cpu, 1)
+    enable_dirty_log(cpu, 1)
+
+
+def second_slot_gone(vm: Vm) -> None:
+    """Both memslots are logged; the second was written, and is nowhere now."""
+    map_for_writing(vm)
+    vmm = vm.cpu(vm.config.vcpus)
+    enable_dirty_log(vmm, 0)
+    enable_dirty_log(vmm, 1)
+    one_access(vm.cpu(0), PAGES // 2, ACCESS_WRITE)
+    delete_memslot(vmm, 1)
+
+
+@kernel
+def names_what_was_written(cpu: Cpu) -> int:
+    """Check: the second memslot's page was named, and the first's log is untouched."""
+    named = read_once(cpu, config(cpu, slot_word(cpu, 1) + SLOT_HARVEST))
+    warn(cpu, named != 1, DIRTY_LOST, PAGES // 2, named, 0)
+    written = read_once(cpu, config(cpu, slot_word(cpu, 0) + SLOT_BITMAP))
+    warn(cpu, written & 1 != 1, DIRTY_LOST, 0, written, 0)
+    return 0
 
 
 SLOT_DELETE_FAULT = Scenario(
@@ -69,6 +108,22 @@ SLOT_DELETE_NOTIFIER = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("vmm", delete_slot), Actor("host", invalidate_page_0)),
     vm=small_vm(1, 2, spare_frames=2),
     setup=fill_caches,
+)
+SLOT_GONE_LOGGED = Scenario(
+    "slot-gone-logged",
+    "a memslot that is nowhere is fetched and logged again while a page of the other is read",
+    (Actor("vcpu 0", read_page_0), Actor("vmm", log_what_is_nowhere)),
+    vm=small_vm(1, 1, slots=2, slot_pages=(PAGES // 2, PAGES // 2)),
+    setup=second_slot_gone,
+    check=names_what_was_written,
+)
+SLOT_GONE_CLEARED = Scenario(
+    "slot-gone-cleared",
+    "the same where clearing the log is a call of its own",
+    (Actor("vcpu 0", read_page_0), Actor("vmm", log_what_is_nowhere)),
+    vm=small_vm(1, 1, slots=2, slot_pages=(PAGES // 2, PAGES // 2), dirty_log_mode="manual"),
+    setup=second_slot_gone,
+    check=names_what_was_written,
 )
 SLOT_DELETE_MOVE = Scenario(
     "slot-delete-move",

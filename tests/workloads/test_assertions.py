@@ -1,0 +1,40 @@
+"""Workloads judge by themselves what no oracle knows: each notices a model that is wrong there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MUTATIONS = Path(__file__).parent / "mutations"
+
+# Diff: the run, and what it says.
+CAUGHT = {
+    "demand-paging-page-without-its-contents": (
+        ("demand-paging", "-b", "1M", "-u", "MISSING"),
+        "256 pages do not hold what they should",
+    ),
+    "page-table-never-huge": (
+        ("page-table", "-b", "4M", "-s", "2m"),
+        "after KVM_CREATE_MAPPINGS there are 2 4k, 0 2m, 0 1g mappings",
+    ),
+    "mmu-stress-fault-undoes-mprotect": (
+        ("mmu-stress", "-c", "1", "-m", "1", "-s", "1", "-H"),
+        "vcpu 0 went on writing to memory that is read-only",
+    ),
+}
+
+
+def test_every_diff_has_its_run():
+    assert sorted(CAUGHT) == sorted(path.stem for path in MUTATIONS.glob("*.diff"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CAUGHT)
+def test_a_wrong_model_is_noticed(name, tmp_path):
+    words, said = CAUGHT[name]
+    command = [sys.executable, "-m", "harness", "stress", *words, "--quiet"]
+    command += ["--patch", str(MUTATIONS / f"{name}.diff"), "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 4, done.stdout
+    assert said in done.stderr
