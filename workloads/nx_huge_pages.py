@@ -25,7 +25,7 @@ from workloads.plan import NX_RECOVERY, VCPU, VMM, Actor, Part, Phase, Plan, no_
 from workloads.units import whole
 
 NAME = "nx-huge-pages"
-HELP = "nx_huge_pages_test: exact counters when executed huge pages split and are recovered"
+HELP = "nx_huge_pages_test: exact counters as huge pages split and come back"
 POLICIES = ("huge-split", "flush")
 EXAMPLES = ("-t 887563923 -p 100 -r", "-p 20 --huge-split zap")
 

@@ -45,7 +45,7 @@ WORKLOADS = {
     ),
     "nx-huge-pages": (
         "workloads.nx_huge_pages",
-        "nx_huge_pages_test: exact counters when executed huge pages split and are recovered",
+        "nx_huge_pages_test: exact counters as huge pages split and come back",
     ),
     "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),

@@ -113,7 +113,7 @@ CONDITIONS: dict[int, tuple[str, str]] = {
         "gfn {a:#x}: a walk at level {c} read word {b}, which belongs to a freed table",
     ),
     LIFETIME_FREED: ("lifetime", "step {b} touched word {a} of table page {c}, which was freed"),
-    TLB_TABLE: ("tlb", "table page {a} was freed while vCPU {b} in the guest could still walk it"),
+    TLB_TABLE: ("tlb", "table page {a} may be freed while vCPU {b} in the guest can still walk it"),
     TLB_FRAME: ("tlb", "frame {a:#x} was freed while vCPU {b} in the guest could still use it"),
     TLB_RANGE: (
         "tlb",

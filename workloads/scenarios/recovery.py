@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from mmu.dirty_log import enable_dirty_log
+from mmu.guest import vcpu_load, vcpu_put
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import PROBE_CMPXCHG, PROBE_CONTEND
 from mmu.machine.kernel import kernel
 from mmu.nx_recovery import recover_nx_huge_pages
-from mmu.spte import ACCESS_EXECUTE
+from mmu.spte import ACCESS_EXECUTE, ACCESS_READ
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
@@ -22,6 +23,7 @@ from workloads.scenarios.common import (
     one_access,
     read_page_1,
     small_vm,
+    touch,
     write_page_0,
 )
 from workloads.scenarios.dying import invalidate
@@ -40,6 +42,15 @@ def recover_half(cpu: Cpu) -> None:
     """A second thread, which gives back one table in two; with ratio 0 it does nothing."""
     recover_nx_huge_pages(cpu, 0)
     recover_nx_huge_pages(cpu, 2)
+
+
+@kernel
+def read_then_execute(cpu: Cpu) -> None:
+    """The guest reads gfn 1: a huge page may be mapped; and executes gfn 0: that splits it."""
+    vcpu_load(cpu)
+    touch(cpu, 1, ACCESS_READ)
+    touch(cpu, 0, ACCESS_EXECUTE)
+    vcpu_put(cpu)
 
 
 def split_by_execution(vm: Vm) -> None:
@@ -75,6 +86,14 @@ NX_RECOVERY_READ = Scenario(
     "a read fault may put a huge page where a table is being given back",
     (Actor("vcpu 0", read_page_1), Actor("recovery", recover)),
     vm=small_vm(1, 1, backing_level=2),
+    setup=executed,
+)
+NX_RECOVERY_REPLACE = Scenario(
+    "nx-recovery-replace",
+    "another table may stand where a table is being given back",
+    (Actor("vcpu 0", read_then_execute), Actor("recovery", recover)),
+    # The vCPU does not wait for recovery's section to end before it goes on.
+    vm=small_vm(1, 1, backing_level=2, rcu_batch=8),
     setup=executed,
 )
 NX_RECOVERY_WALKER = Scenario(

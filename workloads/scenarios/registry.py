@@ -227,6 +227,7 @@ SCENARIOS = {
     "drop-range-aliased": _RANGES,
     "nx-recovery-execute": _RECOVERY,
     "nx-recovery-read": _RECOVERY,
+    "nx-recovery-replace": _RECOVERY,
     "nx-recovery-walker": _RECOVERY,
     "nx-recovery-yield": _RECOVERY,
     "nx-recovery-notifier": _RECOVERY,

@@ -17,7 +17,6 @@ from workloads.scenarios.common import (
     harvest_and_copy,
     logged,
     logged_and_written,
-    map_for_reading,
     map_for_writing,
     migration_lost_nothing,
     one_access,
@@ -188,7 +187,7 @@ TRACK_READ = Scenario(
     "a page is read, and its neighbour, where a huge page would hold a tracked one",
     (Actor("vcpu 0", read_page_1), Actor("vcpu 1", read_page_0), Actor("tracker", track_page_0)),
     vm=tracking_vm(2, 1, backing_level=2),
-    setup=map_for_reading,
+    setup=fill_caches,
     check=saw_everything,
 )
 TRACK_NOTIFIER = Scenario(
@@ -244,7 +243,7 @@ UNTRACK_WRITE = Scenario(
 TRACK_OFF = Scenario(
     "track-off",
     "a VM whose gfns nobody may track",
-    (Actor("vcpu 0", write_page_0), Actor("tracker", also_track_page_0)),
+    (Actor("vcpu 0", write_both_pages), Actor("tracker", also_track_page_0)),
     vm=small_vm(1, 1),
     setup=map_for_writing,
 )
