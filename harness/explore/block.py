@@ -90,7 +90,7 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_TABLES,
     H_TABLES_END,
     H_STRATEGY,  # 32 words and a block address of the strategy's own
-) = range(60)
+) = range(62)
 STRATEGY_WORDS = 32
 H_STRATEGY_BLOCK = H_STRATEGY + STRATEGY_WORDS
 HEADER_WORDS = H_STRATEGY_BLOCK + 8

@@ -6,7 +6,7 @@ import pytest
 
 from harness.oracles import limits, progress
 from harness.oracles.verdict import reported
-from harness.watch.bounds import BoundsWatch, check_bounds
+from harness.watch.stress import StressWatch, Watching, watch_stress
 from mmu.attempts import note_early_retry, note_spurious, note_stale
 from mmu.machine import events
 from mmu.machine import layout as at
@@ -118,8 +118,8 @@ def test_a_patched_run_notices_a_step_on_a_freed_table(state, kind, found):
         it.touch([GFN])
         page = it.root_of(0) >> 3
         vm.region("records").reshape(-1, at.RECORD_WORDS)[page, at.SP_STATE] = state
-        watch = BoundsWatch(vm)
+        watch = StressWatch(vm, Watching(bounds=True))
         word = vm.layout.start("tables") + (page << vm.config.bits)
-        verdict = check_bounds(watch.ctx(0), 0, kind, word, 0, 0)
+        verdict = watch_stress(watch.ctx(0), 0, kind, word, 0, 0)
         assert (verdict == events.STOP) == found
         assert broken(it) == (["lifetime"] if found else [])

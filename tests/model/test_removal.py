@@ -235,8 +235,8 @@ def test_what_faults_remove_is_not_booked_for_a_later_zap() -> None:
     with world(False, zap_steps="4k-2m-1g", backing_level=2) as it:
         it.run(enable_dirty_log, HELPER, 0)
         it.touch(range(PAGES))  # at 4K, below tables
+        unmap_by_notifier(it, 0, PAGES)  # no leaf is left of which a huge one could be made
         it.run(disable_dirty_log, HELPER, 0)
-        unmap_by_notifier(it, 0, PAGES)
         it.touch(range(PAGES))  # huge pages in the place of eight empty tables
         assert len(it.leafs()) == PAGES // 2
         it.run(unload_root, 0)

@@ -51,6 +51,7 @@ NAMES = (
     "make_leaf",
     "make_nonleaf",
     "make_split_child",
+    "make_huge",
     "is_mmio",
     "is_access_tracked",
     "dirty_bit_of",

@@ -368,8 +368,10 @@ def test_a_killed_actors_ring_is_readable(vm):
     if child == 0:
         cpu = vm.cpu(0, hook=watch.hook, ctx=watch.ctx(0))
         vcpu_load(cpu)
+        for gfn in range(GFN_BASE + 64, GFN_BASE + 64 + 4096):  # no memory: each one faults
+            guest_access(cpu, gfn, ACCESS_READ)
         while True:
-            guest_access(cpu, GFN_BASE + 64, ACCESS_READ)  # no memory: each one faults
+            time.sleep(1)
     deadline = time.monotonic() + 60
     while len(watch.ring(0)) < 1000 and time.monotonic() < deadline:
         time.sleep(0.01)
