@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
-from mmu.machine.layout import C_TABLES, YIELDED_AT
+from mmu.machine.layout import C_TABLES, ITERATOR, YIELDED_AT, YIELDED_AT_INNER
 from mmu.machine.primitives import config, own, read_once, set_own
 from mmu.spte import is_leaf, is_present, pfn_of
 
@@ -124,6 +124,12 @@ def _restart(cpu: Cpu, it: int) -> None:
     _refresh(cpu, it)
 
 
+@inlined_kernel
+def yielded_at(it: int) -> int:
+    """Where it is noted, apart from the iterator, from which gfn a walk started last."""
+    return YIELDED_AT if it == ITERATOR else YIELDED_AT_INNER
+
+
 @kernel
 def iter_start(cpu: Cpu, it: int, root: int, min_level: int, start: int, end: int) -> int:
     """Begin a walk of [start, end) below `root`; 1 if there is an entry to look at.
@@ -136,7 +142,7 @@ def iter_start(cpu: Cpu, it: int, root: int, min_level: int, start: int, end: in
     set_own(cpu, it + IT_MIN_LEVEL, min_level)
     set_own(cpu, it + IT_END, end)
     set_own(cpu, it + IT_NEXT_LAST_LEVEL_GFN, start)
-    set_own(cpu, YIELDED_AT, start + 1)
+    set_own(cpu, yielded_at(it), start + 1)
     _restart(cpu, it)
     return own(cpu, it + IT_GFN) < end
 

@@ -37,7 +37,6 @@ from mmu.machine.layout import (
     N_YIELDS,
     TICK_BEGAN,
     VISITED,
-    YIELDED_AT,
 )
 from mmu.machine.lock import (
     HELD_MMU,
@@ -86,6 +85,7 @@ from mmu.tdp_iter import (
     IT_YIELDED,
     IT_YIELDED_GFN,
     pages_of,
+    yielded_at,
 )
 
 DONE = -1  # set_spte_atomic: the entry is changed; any other value is what it holds now
@@ -255,8 +255,8 @@ def cond_resched(cpu: Cpu, it: int, flush: int) -> int:
         flush_remote_tlbs(cpu, own(cpu, it + IT_GFN), EVERYTHING)
     # Noted apart from the iterator, whose words the rule above is made of.
     reached = own(cpu, it + IT_NEXT_LAST_LEVEL_GFN)
-    warn(cpu, own(cpu, YIELDED_AT) == reached + 1, PROGRESS_YIELD, reached, 0, 0)
-    set_own(cpu, YIELDED_AT, reached + 1)
+    warn(cpu, own(cpu, yielded_at(it)) == reached + 1, PROGRESS_YIELD, reached, 0, 0)
+    set_own(cpu, yielded_at(it), reached + 1)
     rcu_read_unlock(cpu)
     relax_mmu_lock(cpu, own(cpu, HELD) & HELD_MMU_WRITE != 0)
     rcu_read_lock(cpu)

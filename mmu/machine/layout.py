@@ -319,7 +319,8 @@ USERFAULT = ACTOR_COMMAND + LINE
     SPURIOUS_DONE,  # what was done when SPURIOUS_FAULTS began
     SPURIOUS_FAULTS,
     YIELDED_AT,  # gfn + 1 from which the present walk started last, 0: no walk yet
-) = range(USERFAULT + LINE, USERFAULT + LINE + 6)
+    YIELDED_AT_INNER,  # the same of the inner iterator
+) = range(USERFAULT + LINE, USERFAULT + LINE + 7)
 ACTOR_FIXED_WORDS = USERFAULT + 2 * LINE
 
 # Latency histograms, one after the other at offset C_HISTOGRAMS.

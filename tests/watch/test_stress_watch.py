@@ -380,4 +380,6 @@ def test_a_killed_actors_ring_is_readable(vm):
     events = watch.ring(0)
     assert len(events) == 1000
     assert [each.ticks for each in events] == sorted(each.ticks for each in events)
-    assert {(each.kind - EMIT, each.a) for each in events} == {(PAGE_FAULT, GFN_BASE + 64)}
+    faults = [each.a for each in events if each.kind == EMIT + PAGE_FAULT]
+    assert faults == list(range(faults[0], faults[0] + len(faults)))
+    assert len(faults) >= 400
