@@ -1,5 +1,6 @@
 """Everything that changes mappings at once is clean under every policy, and leaves nothing."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from mmu.machine.layout import C_WORKLOAD, LINE, N_ACCESSES
 from tests.workloads.runs import plan_of, run_clean
 from workloads.actors.turmoil_words import COUNTED
 from workloads.errors import RunFailed, UsageError
-from workloads.rates import ACCESSES, check_rates, cores, floors
+from workloads.rates import ACCESSES, ACCESSES_PER_SECOND, FLOORS, check_rates, cores, floors
 from workloads.registry import load
 from workloads.swarm import FEATURES, HUGE_ONLY, NEEDS, choose
 
@@ -134,7 +135,7 @@ def test_each_floor_is_looked_at():
         (("-b", "6M", "-s", "2m", "-v", "1"), "four backing pages"),
         (("-s", "4k", "-b", "5000"), "no multiple of the backing page"),
         (("--seconds", "0"), "is zero"),
-        (("-c", "0,0,0,0,0,0,0", "-v", "2"), "-c has 7 cores for 2 vCPUs"),
+        (("-c", "0,0,0", "-v", "4"), "-c has 3 cores for 4 vCPUs"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(words, said):
@@ -155,3 +156,13 @@ def test_a_feature_that_does_not_exist_is_refused(capsys):
     with pytest.raises(SystemExit):
         plan_of("torture", "--with", "migration,teleport")
     assert "'teleport' is no feature; there are: execute" in capsys.readouterr().err
+
+
+def test_the_documents_floors_are_the_ones_in_force():
+    text = (Path(__file__).parents[2] / "docs" / "torture.md").read_text(encoding="utf-8")
+    rows = [(each.what, f"`{each.feature}`", f"{each.per_second:g}") for each in FLOORS]
+    rows.append((ACCESSES, "", f"{ACCESSES_PER_SECOND:g}"))
+    for row in rows:
+        assert "| " + " | ".join(row).replace("|  |", "| |") + " |" in text
+    for feature in FEATURES:
+        assert f"`{feature}`" in text
