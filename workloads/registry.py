@@ -47,7 +47,7 @@ WORKLOADS = {
         "workloads.nx_huge_pages",
         "nx_huge_pages_test: exact counters as huge pages split and come back",
     ),
-    "torture": ("workloads.torture", "faults, host changes, memslots, roots and the zap worker"),
+    "torture": ("workloads.torture", "everybody at once, as the seed says; clean or not"),
     "access-trace": ("workloads.access_trace", "replay a real trace (valgrind --tool=lackey)"),
 }
 
