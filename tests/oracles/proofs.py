@@ -195,7 +195,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("srcu-wait-under-mmu-lock", "enable-fault"),
         Proof("locks-not-taken", "map-map-same", SMALL),
         Proof("locks-not-released", "walker-harvest", SMALL),
-        Proof("locks-freed-under-mmu-lock", "put-get", SWITCHING),
+        Proof("locks-freed-under-mmu-lock", "put-get"),
         Proof("locks-memory-taken-under-mmu-lock", "put-get", SWITCHING),
         Proof("locks-invalidated-without-write-lock", "invalidate-fault", TORTURE),
     ),
