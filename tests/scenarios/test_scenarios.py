@@ -220,7 +220,7 @@ DROPS = (
     "only a drop of a huge leaf (before 6.2) freezes for a moment, and no fault replaces its table"
 )
 ALONE = "nobody else changes a root that is being zapped: vCPUs have left, notifiers keep us out"
-HAS_A = "leafs are made with A, and nobody takes it"
+HAS_A = "no table is removed whose leafs are both unused and read-only"
 EIGHT = "the memslots of small worlds have eight pages: the first half of a mask"
 READS_0 = "a stopped step reads 0, which ends the loop first"
 
@@ -242,7 +242,6 @@ NOT_REACHED: dict[str, str] = {
     "mmu.zap_worker._take_scheduled: cmpxchg(cpu, flag, 1, 0) == 1 is false": (
         "there is one zapper at a time: the worker, or who holds slots_lock"
     ),
-    "mmu.fast_fault._attempt: access != SPTE_W is true": "its only caller asks for writes",
     "mmu.fast_fault.fast_page_fault: attempts < ATTEMPTS_MAX is false": (
         "takes five changes of one entry during one fault"
     ),
