@@ -221,6 +221,7 @@ DROPS = (
 )
 ALONE = "nobody else changes a root that is being zapped: vCPUs have left, notifiers keep us out"
 OWN_FRAME = "who swaps a page out frees a frame, which is there when the page is wanted again"
+HAS_A = "no table is removed whose leafs are both unused and read-only"
 EIGHT = "the memslots of small worlds have eight pages: the first half of a mask"
 READS_0 = "a stopped step reads 0, which ends the loop first"
 
