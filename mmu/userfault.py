@@ -58,10 +58,15 @@ def install_userfault(cpu: Cpu, page: int, value: int) -> int:
 
 
 @kernel
-def serve_userfault(cpu: Cpu, vcpu: int, value: int) -> int:
-    """Serve the vCPU's request, which is there; whether the page had still to be installed."""
+def answer_userfault(cpu: Cpu, vcpu: int) -> None:
+    """The page that the vCPU asked for is there: its thread goes on (UFFDIO_WAKE)."""
     word = actor_block(cpu, vcpu) + USERFAULT
-    installed = install_userfault(cpu, read_once(cpu, word) - 1, value)
     store_release(cpu, word, 0)
     wake(cpu, word)
-    return installed
+
+
+@kernel
+def serve_userfault(cpu: Cpu, vcpu: int, value: int) -> int:
+    """Install what the vCPU has asked for; whether it was missing still.  The vCPU sleeps on."""
+    word = actor_block(cpu, vcpu) + USERFAULT
+    return install_userfault(cpu, read_once(cpu, word) - 1, value)

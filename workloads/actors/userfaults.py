@@ -10,7 +10,7 @@ from mmu.machine.futex import raw_load
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import C_WORKLOAD, LINE, USERFAULT
 from mmu.machine.primitives import config, count
-from mmu.userfault import serve_userfault
+from mmu.userfault import answer_userfault, serve_userfault
 from workloads.plan import Actor, Part
 
 HANDLER = "uffd handler"  # a role
@@ -33,6 +33,8 @@ def _serve(cpu: Cpu, vcpu: int, request: int, value: int, limit: int) -> int:
     while served < limit and wait_briefly(cpu, request, 0) != 0:
         count(cpu, mine + INSTALLED, serve_userfault(cpu, vcpu, value))
         count(cpu, mine + SERVED, 1)
+        # Counted first: with its last page the vCPU may end, and then the counts are looked at.
+        answer_userfault(cpu, vcpu)
         served += 1
     return served
 

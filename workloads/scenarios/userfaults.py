@@ -8,7 +8,7 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import USERFAULT
 from mmu.machine.primitives import read_once, stopped, store_release
-from mmu.userfault import register_userfault, serve_userfault
+from mmu.userfault import answer_userfault, register_userfault, serve_userfault
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import PAGES, fill_caches, small_vm, write_page_0, write_page_1
@@ -52,6 +52,7 @@ def serve(cpu: Cpu, vcpu: int) -> None:
     wait_while(cpu, request, 0)
     while read_once(cpu, request) != ENOUGH and not stopped(cpu):
         serve_userfault(cpu, vcpu, 1)
+        answer_userfault(cpu, vcpu)
         wait_while(cpu, request, 0)
 
 
