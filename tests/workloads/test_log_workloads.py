@@ -31,9 +31,9 @@ PATCHES = {
     "harvest-leaves-d": """--- a/mmu/dirty_log.py
 +++ b/mmu/dirty_log.py
 @@ -1,3 +1,3 @@
-             mask = xchg(cpu, bitmap + word, 0)
--            cleared += clear_in_roots(cpu, base + word * BITMAP_BITS, mask, bits)
-+            cleared += clear_in_roots(cpu, base + word * BITMAP_BITS, 0, bits)
+             if shown:
+-                clear_in_roots(cpu, base + word * BITMAP_BITS, mask, bits)
++                clear_in_roots(cpu, base + word * BITMAP_BITS, 0, bits)
              pages += _pages_in(mask)
 """,
     "clear-leaves-d": """--- a/mmu/dirty_clear.py
