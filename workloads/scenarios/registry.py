@@ -156,6 +156,7 @@ SCENARIOS = {
     "slot-delete-moved": _THREADS,
     "slot-create-delete": _THREADS,
     "put-put-queued": _THREADS,
+    "destroy-create": _THREADS,
     "harvest-moved": _THREADS,
     "age-walker": _AGEING,
     "age-walker-aged": _AGEING,

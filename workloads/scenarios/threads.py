@@ -16,6 +16,7 @@ from mmu.machine.kernel import kernel
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
 from mmu.spte import ACCESS_READ, ACCESS_WRITE
 from mmu.vm import Vm
+from mmu.zap_all import create_vm, destroy_vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
     PAGES,
@@ -32,6 +33,7 @@ from workloads.scenarios.common import (
     write_page_0,
 )
 from workloads.scenarios.dying import drop_root, two_roots
+from workloads.scenarios.hosts import move_page_0
 
 
 @kernel
@@ -159,6 +161,13 @@ def nothing(cpu: Cpu) -> None:
     """An actor whose work was done before."""
 
 
+@kernel
+def destroy_and_create(cpu: Cpu) -> None:
+    """The VM dies and is made anew on the same memory."""
+    destroy_vm(cpu)
+    create_vm(cpu)
+
+
 DISABLE_DISABLE_PML = Scenario(
     "disable-disable-pml",
     "a page whose writes the hardware logs is written while two threads switch logging off",
@@ -235,6 +244,13 @@ PUT_PUT_QUEUED = Scenario(
     (Actor("vcpu 0", drop_root), Actor("vcpu 1", drop_root), Actor("worker", nothing)),
     vm=small_vm(2, 1, zap_by="worker"),
     setup=two_roots,
+)
+DESTROY_CREATE = Scenario(
+    "destroy-create",
+    "the VM dies and is made anew while the host moves a page of its memory",
+    (Actor("vcpu 0", nothing), Actor("vmm", destroy_and_create), Actor("host", move_page_0)),
+    vm=small_vm(1, 2, spare_frames=2),
+    setup=map_for_writing,
 )
 HARVEST_MOVED = Scenario(
     "harvest-moved",
