@@ -34,6 +34,7 @@ from workloads.scenarios.common import (
 )
 from workloads.scenarios.dying import drop_root, two_roots
 from workloads.scenarios.hosts import move_page_0
+from workloads.scenarios.zaps import nothing
 
 
 @kernel
@@ -46,12 +47,6 @@ def enable(cpu: Cpu) -> None:
 def disable(cpu: Cpu) -> None:
     """Switch logging off."""
     disable_dirty_log(cpu, 0)
-
-
-@kernel
-def move_page_0(cpu: Cpu) -> None:
-    """Host page 0 moves to another frame."""
-    move_page(cpu, 0)
 
 
 @kernel
@@ -154,11 +149,6 @@ def protected_where_huge_may_be(vm: Vm) -> None:
     write_page_0(vm.cpu(0))
     get_dirty_log(vmm, 0)
     disable_dirty_log(vmm, 0)
-
-
-@kernel
-def nothing(cpu: Cpu) -> None:
-    """An actor whose work was done before."""
 
 
 @kernel
