@@ -188,7 +188,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("roots-reference-put-twice", "put-get", TORTURE),
         Proof("roots-reference-by-plain-write", "put-get"),
         Proof("roots-given-back-without-atomic", "put-put"),
-        Proof("roots-reference-kept-by-a-walk", "invalidate-notifier", TORTURE),
+        Proof("roots-reference-kept-by-a-walk", "invalidate-notifier"),
     ),
     "locks": (
         Proof("lock-dropped-too-early", "map-map-same", TORTURE),
