@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
+from mmu.dirty_log import enable_dirty_log, get_dirty_log
 from mmu.host_reclaim import age_page, mark_page_idle, reclaim_if_old
 from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
@@ -22,6 +22,7 @@ from workloads.scenarios.common import (
     read_page_0,
     read_page_1,
     small_vm,
+    stop_logging_only,
     write_page_0,
     write_page_1,
 )
@@ -100,7 +101,7 @@ def small_clean_and_old(vm: Vm) -> None:
     enable_dirty_log(vmm, 0)
     write_page_0(vm.cpu(0))
     get_dirty_log(vmm, 0)
-    disable_dirty_log(vmm, 0)
+    stop_logging_only(vm)
     age_and_forget(vm)
 
 

@@ -12,7 +12,7 @@ from mmu.dirty_log import enable_dirty_log, get_dirty_log
 from mmu.guest import guest_access, vcpu_load, vcpu_put
 from mmu.host.frames import VALUE_MASK, VALUE_SHIFT
 from mmu.hw.tlb import EVERYTHING
-from mmu.hw.vcpu import flush_remote_tlbs
+from mmu.hw.vcpu import flush_remote_tlbs, request_all
 from mmu.machine.conditions import DIRTY_LOST, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
@@ -20,7 +20,9 @@ from mmu.machine.layout import (
     C_FRAMES,
     C_GFN_COUNT,
     C_WORKLOAD,
+    LOGGING,
     SLOT_HARVEST,
+    SLOT_LOGGED,
     TABLE_CACHE_MAX,
 )
 from mmu.machine.lock import mmu_read_lock, mmu_read_unlock
@@ -224,6 +226,13 @@ def map_for_executing(vm: Vm) -> None:
     """vCPU 0 has executed gfn 0: a huge page that holds it has been split."""
     fill_caches(vm)
     execute_page_0(vm.cpu(0))
+
+
+def stop_logging_only(vm: Vm) -> None:
+    """Logging is off; the tables that it has left are there, not put together to huge pages yet."""
+    vm.region("slots")[SLOT_LOGGED] = 0
+    vm.words[LOGGING] = 0
+    request_all(vm.cpu(vm.config.actors - 1))
 
 
 def logged_and_written(vm: Vm) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmu.dirty_log import disable_dirty_log, enable_dirty_log
+from mmu.dirty_log import enable_dirty_log
 from mmu.guest import vcpu_load, vcpu_put
 from mmu.host.frames import MAPPED, MAPPING_FRAME_SHIFT, MAPPING_LEVEL_SHIFT
 from mmu.machine.cpu import Cpu
@@ -20,6 +20,7 @@ from workloads.scenarios.common import (
     read_page_1,
     small_vm,
     split_everything,
+    stop_logging_only,
     touch,
     write_page_0,
     write_page_1,
@@ -64,7 +65,7 @@ def table_left_behind(vm: Vm) -> None:
     fill_caches(vm)
     enable_dirty_log(vm.cpu(0), 0)
     write_page_0(vm.cpu(0))
-    disable_dirty_log(vm.cpu(0), 0)
+    stop_logging_only(vm)
 
 
 def vmm_has_no_table(vm: Vm) -> None:

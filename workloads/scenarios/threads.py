@@ -29,6 +29,7 @@ from workloads.scenarios.common import (
     one_access,
     read_page_1,
     small_vm,
+    stop_logging_only,
     touch,
     write_page_0,
 )
@@ -148,7 +149,7 @@ def protected_where_huge_may_be(vm: Vm) -> None:
     enable_dirty_log(vmm, 0)
     write_page_0(vm.cpu(0))
     get_dirty_log(vmm, 0)
-    disable_dirty_log(vmm, 0)
+    stop_logging_only(vm)
 
 
 @kernel

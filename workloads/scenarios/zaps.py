@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmu.dirty_log import disable_dirty_log, enable_dirty_log
+from mmu.dirty_log import enable_dirty_log
 from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
@@ -27,6 +27,7 @@ from workloads.scenarios.common import (
     read_page_1,
     small_vm,
     split_everything,
+    stop_logging_only,
     write_page_0,
     write_page_1,
 )
@@ -84,7 +85,7 @@ def small_pages_where_huge_may_be(vm: Vm) -> None:
     vmm = vm.cpu(vm.config.vcpus)
     enable_dirty_log(vmm, 0)
     write_page_0(vm.cpu(0))
-    disable_dirty_log(vmm, 0)
+    stop_logging_only(vm)
 
 
 def executed_and_logged(vm: Vm) -> None:
