@@ -356,5 +356,5 @@ def test_every_kernel_has_one_signature_of_cpu_and_integers() -> None:
 def test_a_kernel_takes_bools_as_integers() -> None:
     # With a second signature per caller the model would compile many times over.
     kernel: Any = next(each for each in registry if each.py_func.__name__ == "make_leaf")
-    assert kernel(5, 1, True, False) == kernel(5, 1, 1, 0)
+    assert kernel(5, 1, True, False, True) == kernel(5, 1, 1, 0, 1)
     assert len(kernel.signatures) == 1

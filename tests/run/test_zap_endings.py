@@ -13,7 +13,10 @@ from workloads.actors.dropping import ZAP_BEGAN, ZAP_ENDED
 pytestmark = pytest.mark.slow
 
 ZAP_ROOT = ("zap-root", "-v", "2", "--memory", "64G", "--zap-by", "worker", "--quiet")
-TORTURE = ("torture", "-v", "2", "-b", "64M", "--seconds", "1h", "--zap-by", "worker", "--quiet")
+TORTURE = (
+    *("torture", "-v", "2", "-s", "4k", "-b", "64M", "--seconds", "1h", "--zap-by", "worker"),
+    *("--without", "all", "--with", "slots,reclaim,ad", "--quiet"),
+)
 WORKER = 3  # actors: two vCPUs, the monitor's thread, the zap worker
 
 
