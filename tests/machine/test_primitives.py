@@ -61,6 +61,7 @@ from mmu.machine.primitives import (
     write_once,
     xchg,
 )
+from mmu.spte import make_leaf
 
 WORDS = 256
 OWN = 64  # the actor's block: words 64 and up, so that offsets differ from word numbers
@@ -355,6 +356,6 @@ def test_every_kernel_has_one_signature_of_cpu_and_integers() -> None:
 
 def test_a_kernel_takes_bools_as_integers() -> None:
     # With a second signature per caller the model would compile many times over.
-    kernel: Any = next(each for each in registry if each.py_func.__name__ == "make_leaf")
+    kernel: Any = make_leaf
     assert kernel(5, 1, True, False, True) == kernel(5, 1, 1, 0, 1)
     assert len(kernel.signatures) == 1
