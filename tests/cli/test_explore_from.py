@@ -17,7 +17,13 @@ from tests.rebuild.rings import WRITE, gfn, row, store_run, violation
 TESTS = Path(__file__).parents[1]
 MUTATIONS = TESTS / "oracles" / "mutations"
 BUGS = TESTS / "explore" / "bugs"
-TORTURE = ("stress", "torture", "-v", "3", "--seconds", "6", "--quiet")
+# Where several may find it first, one whose operations can be rebuilt.
+TORTURE = (
+    *("stress", "torture", "-v", "3", "-s", "4k", "-b", "4M", "--seconds", "6", "--quiet"),
+    *("--without", "all", "--with", "execute,mmio,roots,slots,reclaim,ksm,ad,pml"),
+    *("--root-life", "put", "--zap-by", "worker", "--zap-steps", "1g"),
+    *("--huge-split", "eager", "--flush", "range", "--dirty-log-mode", "get"),
+)
 SECONDS = 60
 
 # What torture finds and who says so; each is rebuilt, found again by the same oracle, and told.
