@@ -223,7 +223,6 @@ DROPS = (
 )
 ALONE = "nobody else changes a root that is being zapped: vCPUs have left, notifiers keep us out"
 OWN_FRAME = "who swaps a page out frees a frame, which is there when the page is wanted again"
-HAS_A = "no table is removed whose leafs are both unused and read-only"
 EIGHT = "the memslots of small worlds have eight pages: the first half of a mask"
 READS_0 = "a stopped step reads 0, which ends the loop first"
 
@@ -232,7 +231,6 @@ NOT_REACHED: dict[str, str] = {
     "mmu.emulate.emulate_write: mapping == 0 is true": OWN_FRAME,
     "mmu.zap_all.create_vm: before != 0 is true": WRONG,
     "mmu.roots.schedule_zap: hint(cpu, flag) != 0 is true": WRONG,
-    "mmu.removed._freeze_leafs: marks != 0 is false": HAS_A,
     "mmu.removed._freeze: is_frozen(old) is true": DROPS,
     "mmu.removed._freeze: stopped(cpu) is false": DROPS,
     "mmu.removed._freeze: stopped(cpu) is true": DROPS,
