@@ -107,7 +107,7 @@ def _let_guests_work(cpu: Cpu) -> None:
 
 
 @kernel
-def _value_of(cpu: Cpu, page: int) -> int:
+def page_value(cpu: Cpu, page: int) -> int:
     """What a page of the host holds, resident or not (mmap_lock held)."""
     mapping = mapping_of(cpu, page)
     if mapping & MAPPING_RWX == 0:
@@ -122,7 +122,7 @@ def _copy_named(cpu: Cpu, to: int, first: int, mask: int) -> None:
     host_lock(cpu)
     for i in range(BITMAP_BITS):
         if (mask >> i) & 1 != 0:
-            poke(cpu, to + first + i, _value_of(cpu, first + i))
+            poke(cpu, to + first + i, page_value(cpu, first + i))
     host_unlock(cpu)
 
 
@@ -132,7 +132,7 @@ def _copy_everything(cpu: Cpu, to: int, pages: int) -> None:
     for first in range(0, pages, LOCKED_PAGES):
         host_lock(cpu)
         for page in range(first, min(first + LOCKED_PAGES, pages)):
-            poke(cpu, to + page, _value_of(cpu, page))
+            poke(cpu, to + page, page_value(cpu, page))
         host_unlock(cpu)
 
 
@@ -161,7 +161,7 @@ def _compare(cpu: Cpu, to: int, pages: int) -> None:
     for first in range(0, pages, LOCKED_PAGES):
         host_lock(cpu)
         for page in range(first, min(first + LOCKED_PAGES, pages)):
-            here, there = _value_of(cpu, page), peek(cpu, to + page)
+            here, there = page_value(cpu, page), peek(cpu, to + page)
             gfn = page + config(cpu, C_GFN_BASE)
             warn(cpu, here != there and not stopped(cpu), DIRTY_LOST, gfn, here, there)
         host_unlock(cpu)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from mmu.gfn_track import times_told
-from mmu.host.frames import MAPPING_RWX, VALUE_MASK, VALUE_SHIFT, host_page
-from mmu.host.mapping import mapped_frame, mapping_of
+from mmu.host.frames import VALUE_MASK, host_page
 from mmu.machine.conditions import MAPPING_TRACKED, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
-from mmu.machine.layout import C_DISK, C_FRAMES, C_GFN_BASE, C_VCPUS, WORK_DONE
+from mmu.machine.layout import C_GFN_BASE, C_VCPUS, WORK_DONE
 from mmu.machine.lock import host_lock, host_unlock
-from mmu.machine.primitives import config, peek, read_once, stopped, tally, yield_core
+from mmu.machine.primitives import config, stopped, tally, yield_core
 from mmu.write_track import track_gfn, untrack_gfn
+from workloads.actors.migration import page_value
 from workloads.actors.turmoil import draw_below
 from workloads.actors.turmoil_words import RECENT_PAGES, TRACKED, book, touched_page
 
@@ -26,11 +26,7 @@ def untold_writes(cpu: Cpu, gfn: int) -> int:
     """
     page = host_page(cpu, gfn)
     host_lock(cpu)
-    mapping = mapping_of(cpu, page)
-    if mapping & MAPPING_RWX != 0:
-        value = read_once(cpu, config(cpu, C_FRAMES) + mapped_frame(mapping)) >> VALUE_SHIFT
-    else:
-        value = peek(cpu, config(cpu, C_DISK) + page)
+    value = page_value(cpu, page)
     told = times_told(cpu, gfn)
     host_unlock(cpu)
     return (value - told) & VALUE_MASK
