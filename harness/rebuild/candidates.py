@@ -17,7 +17,15 @@ from harness.rebuild.geometry import TABLE_BITS, Small
 from harness.rebuild.recover import SLOT_CHANGES, SWITCH, Done, last_before
 from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
 from workloads.scenarios.common import PAGES
-from workloads.scenarios.generated import LEVELS, OPTIONS, Part, Program, Words
+from workloads.scenarios.generated import (
+    HELPERS,
+    LEVELS,
+    OPTIONS,
+    Part,
+    Program,
+    Words,
+    role_of,
+)
 
 ACTORS_MAX = 3  # besides a zap worker
 OPERATIONS_MAX = 3  # of one actor
@@ -99,20 +107,20 @@ class _Focus:
         return cls(pages, tuple(finding.memory.slot_of(page) for page in pages))
 
     def rank(self, done: Done) -> int:
-        """How near an operation is to that: 0 the nearest."""
+        """How near an operation is to that: 0 the nearest, the page that is named first."""
         if done.page in self.pages:
-            return 0
+            return min(self.pages.index(done.page), 1)
         if done.slot in self.slots:
-            return 1
-        if done.of_whole_vm:
             return 2
-        return 3 if done.page >> TABLE_BITS in [page >> TABLE_BITS for page in self.pages] else 4
+        if done.of_whole_vm:
+            return 3
+        return 4 if done.page >> TABLE_BITS in [page >> TABLE_BITS for page in self.pages] else 5
 
 
 def _last(done: Sequence[Done], focus: _Focus, size: int) -> tuple[Done, ...]:
     """The last operations of an actor: about what matters, of the whole VM, then any."""
     begun = last_before(done, 0) or list(done[:1])
-    order = sorted(begun, key=lambda each: (min(focus.rank(each), 3), -each.ns))
+    order = sorted(begun, key=lambda each: (min(focus.rank(each), 4), -each.ns))
     return tuple(sorted(order[:size], key=lambda each: each.ns))
 
 
@@ -164,7 +172,7 @@ class _Builder:
         self._illegal = self._illegal_changes(changes)
         pages = [*finding.pages, *pages]
         self._small = Small(finding.memory, pages, changed, self._absent, together=together)
-        self._names = self._number_vcpus()
+        self._names = self._number()
         self._changes = bool(changed) or any(each.readings[0] == SWITCH for each in everything)
         self.cast = {self._names[name]: (name, tuple(each)) for name, each in chosen.items()}
 
@@ -193,10 +201,15 @@ class _Builder:
                 there[slot] = what != "delete slot"
         return illegal
 
-    def _number_vcpus(self) -> dict[str, str]:
+    def _number(self) -> dict[str, str]:
+        """What the program calls the run's actors: all threads of the host are `host`."""
         vcpus = [name for name in self._chosen if name.startswith(VCPU)]
         names = {name: f"{VCPU} {number}" for number, name in enumerate(vcpus)}
-        return {**names, **{name: name for name in self._chosen if name not in names}}
+        threads = [name for name in self._chosen if name not in (*vcpus, VMM, ZAP_WORKER)]
+        names |= {name: f"{HOST} {number}" for number, name in enumerate(threads)}
+        if len(threads) == 1:
+            names[threads[0]] = HOST
+        return {name: names.get(name, name) for name in self._chosen}
 
     def program(self, probes: tuple[str, ...]) -> Program:
         """vCPUs, helpers, and a zap worker where roots are left to one."""
@@ -210,7 +223,7 @@ class _Builder:
         if self._logged:
             parts.setdefault(VMM, Part(VMM, ()))
         order = sorted(name for name in parts if name.startswith(VCPU))
-        order += [name for name in (VMM, HOST, ZAP_WORKER) if name in parts]
+        order += [name for role in HELPERS for name in parts if role_of(name) == role]
         return Program(
             tuple(parts[name] for name in order),
             tuple(self._set_up()),

@@ -49,7 +49,8 @@ class Finding:
         oracles: of the violation; any of them will do.
         message: of the first broken rule.
         actors: who noticed, first the first; none if an audit did.
-        pages: host pages that the messages name, the most important one first.
+        pages: host pages that the first message names, in its order: what follows from the first
+            broken rule may show anywhere.
         records: the last events of all actors by time, in ns from the moment of the violation.
     """
 
@@ -76,16 +77,16 @@ def read_finding(path: Path) -> Finding:
     memory = _memory(run["vm"])
     reported = [r for r in records if r["do"] == "VIOLATION"]
     reported = [r for r in reported if r["text"].partition(":")[0] in oracles]
-    messages = [r["text"].partition(": ")[2] for r in reported[:1]]
-    messages += [found["message"] for found in violations]
+    messages = [r["text"].partition(": ")[2] for r in reported]
+    message = (messages or [found["message"] for found in violations])[0]
     actors = [r["actor"] for r in reported]
     actors += [name for found in violations for name in found["actors"]]
     return Finding(
         folder,
         oracles,
-        messages[0],
+        message,
         tuple(dict.fromkeys(actors)),
-        _pages(messages, memory),
+        _pages(message, memory),
         memory,
         run["vm"],
         document["model"],
@@ -151,9 +152,7 @@ def _memory(vm: Mapping[str, Any]) -> Memory:
     return Memory(vm["gfn_base"], vm["pages"], slots)
 
 
-def _pages(messages: list[str], memory: Memory) -> tuple[int, ...]:
-    found = []
-    for message in messages:
-        found += [memory.page_of(int(text, 16)) for text in GFN.findall(message)]
-        found += [int(text, 16) for text in _HOST_PAGE.findall(message)]
+def _pages(message: str, memory: Memory) -> tuple[int, ...]:
+    found = [memory.page_of(int(text, 16)) for text in GFN.findall(message)]
+    found += [int(text, 16) for text in _HOST_PAGE.findall(message)]
     return tuple(dict.fromkeys(page for page in found if 0 <= page < memory.pages))

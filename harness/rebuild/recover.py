@@ -16,7 +16,7 @@ from mmu.host.frames import MAPPING_RWX
 from mmu.machine.layout import SLOT_INVALID, SLOT_PRESENT
 from mmu.memslots import STATE_MASK
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
-from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
+from workloads.plan import HOST, MIGRATION, VCPU, VMM, ZAP_WORKER
 
 ACCESSES = {ACCESS_READ: "read", ACCESS_WRITE: "write", ACCESS_EXECUTE: "execute"}
 ANY_ACCESS = ("write", "read", "execute")
@@ -57,7 +57,10 @@ class Done:
 
 
 def recover(finding: Finding) -> dict[str, list[Done]]:
-    """{actor: its operations, oldest first}, of actors that did any; zap workers only serve."""
+    """{actor: its operations, oldest first}, of actors that did any; zap workers only serve.
+
+    A migration's thread is one more of the monitor's: their operations are told as one's.
+    """
     by_actor: dict[str, list[Record]] = {}
     for record in finding.records:
         by_actor.setdefault(record["actor"], []).append(record)
@@ -66,13 +69,18 @@ def recover(finding: Finding) -> dict[str, list[Done]]:
     for name, records in by_actor.items():
         if name.startswith(VCPU):
             found[name] = _of_vcpu(name, records, finding.memory, invalidations)
-        elif name == HOST:
-            found[name] = _of_host(name, records, finding)
-        elif name == VMM:
-            found[name] = _of_vmm(name, records)
         elif name == ZAP_WORKER:
             found[name] = []
+        elif name == HOST or any(r["do"].startswith("invalidate_range") for r in records):
+            # Whoever invalidates is a thread of the host: reclaim, ksm, khugepaged.
+            found[name] = _of_host(name, records, finding)
+    both = (by_actor.get(VMM, []), by_actor.get(MIGRATION, []))
+    found[VMM] = _of_vmm(VMM, sorted((r for records in both for r in records), key=_moment))
     return {name: done for name, done in found.items() if done or name == ZAP_WORKER}
+
+
+def _moment(record: Record) -> int:
+    return int(record["ns"])
 
 
 # --- vCPUs ---------------------------------------------------------------------------------------
@@ -92,7 +100,7 @@ def _of_vcpu(
             page = _page_in(record["text"], memory)
             if page >= 0:
                 _add_access(found, Done(ns, name, ANY_ACCESS, page, ended=False))
-            else:
+            elif broke is None:
                 broke = ns
         elif do in ("page_fault", "guest_access") and record["b"] in ACCESSES:
             began, broke = (ns if broke is None else broke), None

@@ -30,7 +30,7 @@ SECONDS = 60
 LOOP = {
     MUTATIONS / "mapping-notifier-without-flush.diff": "mapping",
     MUTATIONS / "balance-counted-twice.diff": "balance",
-    MUTATIONS / "frames-freed-before-the-notifier.diff": "frames",
+    MUTATIONS / "frames-moved-before-the-notifier.diff": "frames",
     MUTATIONS / "roots-reference-put-twice.diff": "roots",
     BUGS / "lock-dropped-too-early.diff": "locks",
 }

@@ -7,6 +7,7 @@ from itertools import islice
 
 import pytest
 
+from harness.explore.world import World
 from harness.rebuild.candidates import candidates
 from harness.rebuild.finding import read_finding
 from harness.rebuild.geometry import Small
@@ -179,3 +180,57 @@ def test_the_first_hundred_are_few_operations(tmp_path):
     made = programs(tmp_path, stale_access(), violation("mapping", STALE, "vcpu 1"))
     for program in islice(made, 10):
         assert sum(len(part.operations) for part in program.parts) <= 4
+
+
+# --- What torture's runs look like ---------------------------------------------------------------
+
+
+def test_every_thread_of_the_host_is_one_of_its_actors(tmp_path):
+    message = "-1 invalidations are in progress"
+    rows = [
+        row(-300, "host", "frame_free", 5, 700),
+        row(-290, "host", "invalidate_range_end", 700, 701, 1),
+        row(-90, "ksm", "invalidate_range_start", 3, 4, 1),
+        row(0, "ksm", "VIOLATION", text=f"balance: {message}"),
+    ]
+    found = violation("balance", message, "ksm")
+    made = programs(tmp_path, rows, found)
+    assert [part.name for part in made[0].parts] == ["vcpu 0", "host"]
+    assert made[0].parts[1].operations[0][0] in ("write-protect", "swap out")
+    both = [p for p in made if [part.name for part in p.parts] == ["vcpu 0", "host 0", "host 1"]]
+    assert {part.operations[0][0] for part in both[0].parts[1:]} == {"swap out"}
+    for program in both[:5]:
+        assert read_program(program.document(), "x").document() == program.document()
+        World(program.scenario()).close()
+
+
+def test_the_page_that_is_named_first_matters_most(tmp_path):
+    """The frame's new owner has been taken away later, which is not why the access was wrong."""
+    message = f"gfn {gfn(700):#x} was accessed in frame 0x402bc, whose owner is gfn {gfn(9):#x}"
+    rows = [
+        row(-900, "host", "frame_free", 5, 700),
+        row(-890, "host", "invalidate_range_end", 700, 701, 1),
+        row(-310, "host", "frame_free", 5, 9),
+        row(-300, "host", "invalidate_range_end", 9, 10, 1),
+        row(0, "vcpu 1", "VIOLATION", gfn(700), text=f"mapping: {message}"),
+        row(50, "vcpu 1", "guest_access", gfn(700), WRITE, 5),
+    ]
+    made = programs(tmp_path, rows, violation("mapping", message, "vcpu 1"))
+    pairs = [p for p in made if [part.name for part in p.parts] == ["vcpu 0", "host"]]
+    write = next(part.operations for part in pairs[0].parts if part.name == "vcpu 0")
+    assert pairs[0].parts[1].operations == (("swap out", write[0][1]),)
+
+
+def test_what_broke_later_is_not_what_is_looked_for(tmp_path):
+    dropped = "host page 0x2bc was dropped as clean while it held 0x2 and its copy on disk 0x0"
+    rows = [
+        row(0, "vcpu 0", "VIOLATION", text="roots: root page 29 was put with 0 references"),
+        row(9, "host", "VIOLATION", text=f"dirty: {dropped}"),
+    ]
+    violations = (
+        violation("roots", "root page 29 was put with 0 references", "vcpu 0"),
+        violation("dirty", dropped, "host"),
+    )
+    finding = read_finding(store_run(tmp_path, rows, *violations))
+    assert finding.message.startswith("root page 29")
+    assert finding.pages == ()

@@ -164,3 +164,27 @@ def test_what_the_monitor_did(recovered):
     assert recovered(told_too)["vmm"] == done
     without = recovered([each for each in rows if "name" not in each])["vmm"]
     assert [each.readings for each in without] == [("delete slot", "move slot"), ("harvest",)]
+
+
+def test_a_rule_broken_twice_was_broken_the_first_time(recovered):
+    rows = [
+        row(-90, "vcpu 0", "root_get", 4, 1),
+        row(-10, "vcpu 0", "root_put", 4, 2),
+        row(0, "vcpu 0", "VIOLATION", text="roots: root page 4 was put with 0 references"),
+        row(20, "vcpu 0", "VIOLATION", text="leaks: root page 4 was freed while entry 0 was 1"),
+        row(30, "vcpu 0", "root_get", 9, 1),
+    ]
+    done = recovered(rows, violation("roots", "root page 4 was put", "vcpu 0"))["vcpu 0"]
+    assert (done[-1].readings, done[-1].ns) == (("switch root",), 0)
+
+
+def test_a_migrations_thread_is_the_monitors(recovered):
+    rows = [
+        row(-90, "migration", "dirty_log_changed", 0, 1),
+        row(-50, "vmm", "memslot_changed", 2, SLOT_INVALID),
+        row(-40, "vmm", "memslot_changed", 2, SLOT_ABSENT),
+        row(-30, "migration", "dirty_log_returned", 0, 0, 1),
+    ]
+    done = recovered(rows)
+    assert "migration" not in done
+    assert [each.readings[0] for each in done["vmm"]] == ["log", "delete slot", "harvest"]

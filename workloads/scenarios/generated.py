@@ -54,6 +54,11 @@ _LIMITS: Final = {"gfn": 2 * PAGES, "page": PAGES, "end": PAGES + 1, "space": 2}
 Words = tuple[Any, ...]  # an operation: its name, then its operands
 
 
+def role_of(name: str) -> str:
+    """An actor's role: `vcpu 1` is a vCPU, `host 0` and `host 1` are threads of the host."""
+    return name.rstrip(" 0123456789")
+
+
 @dataclass(frozen=True)
 class Part:
     """What one actor does."""
@@ -63,8 +68,8 @@ class Part:
 
     @property
     def role(self) -> str:
-        """`vcpu 1` is a vCPU."""
-        return VCPU if self.name.startswith(VCPU) else self.name
+        """What it is."""
+        return role_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -187,8 +192,7 @@ def _operation(words: Any, actor: str, vm: Mapping[str, Any], where: str) -> Wor
     """An operation that this actor can do."""
     name = words[0] if isinstance(words, list) and words else None
     known = OPERATIONS.get(name) if isinstance(name, str) else None
-    role = VCPU if actor.startswith(VCPU) else actor
-    if known is None or known.role != role or len(words) != 1 + len(known.operands):
+    if known is None or known.role != role_of(actor) or len(words) != 1 + len(known.operands):
         raise UsageError(f"{where}: {actor} cannot do {words!r}")
     for operand, value in zip(known.operands, words[1:], strict=True):
         limit = vm.get("slots", 1) if operand == "slot" else _LIMITS[operand]
@@ -205,7 +209,11 @@ def _check_parts(parts: Sequence[Part], where: str) -> None:
     vcpus = [name for name in names if name.startswith(VCPU)]
     helpers = names[len(vcpus) :]
     expected = [f"{VCPU} {number}" for number in range(len(vcpus))]
-    if not vcpus or names[: len(vcpus)] != expected or not set(helpers) <= set(HELPERS):
+    if (
+        not vcpus
+        or names[: len(vcpus)] != expected
+        or not set(map(role_of, helpers)) <= set(HELPERS)
+    ):
         raise UsageError(
             f"{where}: actors are {VCPU} 0, {VCPU} 1, ..., then some of {', '.join(HELPERS)}"
         )
