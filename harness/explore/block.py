@@ -86,11 +86,13 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_FINISH_EXECUTION,
     H_SYSTEMATIC,  # what becomes of draws; but for RANDOM_DRAWS, clocks are kept
     H_RANDOM,
-    # The VM's table pages, 0 and 0 without a VM.
+    # The VM's table pages and their records, 0 and 0 without a VM.
     H_TABLES,
     H_TABLES_END,
+    H_RECORDS,
+    H_RECORDS_END,
     H_STRATEGY,  # 32 words and a block address of the strategy's own
-) = range(62)
+) = range(64)
 STRATEGY_WORDS = 32
 H_STRATEGY_BLOCK = H_STRATEGY + STRATEGY_WORDS
 HEADER_WORDS = H_STRATEGY_BLOCK + 8

@@ -171,6 +171,8 @@ def _on_step(ctx: int, actor: int, kind: int, a: int, b: int, c: int) -> int:
         return ending.alone(ctx, kind, a, b)
     if owed.is_table_word(ctx, a):
         owed.check_touched(ctx, actor, kind, a, b)
+    elif owed.is_record_word(ctx, a):
+        owed.check_record(ctx, actor, kind, a)
     return STOP if get(ctx, at.H_STOPPING) != 0 else GO
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.explore import block as at
+from harness.explore import owed
 from harness.explore.coroutines import Stacks, body_address, check_address
 from harness.explore.engine import enter_actor, explore_slice, on_call
 from harness.explore.faults import fault_bits, ignored_but
@@ -135,8 +136,7 @@ class Engine:
         block[at.H_REGIONS] = self._regions.ctypes.data
         block[at.H_REGION_COUNT] = len(self._regions)
         if world.vm is not None:
-            tables = world.vm.layout.regions["tables"]
-            block[at.H_TABLES], block[at.H_TABLES_END] = tables.start, tables.end
+            owed.tell_places(block, world.vm)
         block[at.H_STATES] = self._states.ctypes.data if len(self._states) else 0
         for number, actor in enumerate(scenario.actors):
             part = at.HEADER_WORDS + number * at.ACTOR_WORDS

@@ -1,11 +1,11 @@
 """What must be true at the moment that something is freed or handed back, in explored runs.
 
-A freed table may not be touched at all, and no table by software that neither is in an RCU section
-nor holds mmu_lock for write: nothing would keep it from being freed.  When a table or a frame is
-freed, an invalidation has started, or whoever removed a table leaves RCU (it may be freed from then
-on), no vCPU in the guest may still have a translation of it: outside the guest it serves its flush
-before it goes on, in the guest nobody can make it.  Nothing new appears below an invalid root.
-Looks at the VM's words only.
+A freed table and its record may not be touched at all, and no table by software that neither is in
+an RCU section nor holds mmu_lock for write: nothing would keep it from being freed.  When a table
+or a frame is freed, an invalidation has started, or whoever removed a table leaves RCU (it may be
+freed from then on), no vCPU in the guest may still have a translation of it: outside the guest it
+serves its flush before it goes on, in the guest nobody can make it.  Nothing new appears below an
+invalid root.  Looks at the VM's words only.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from mmu.machine.conditions import (
     TLB_RANGE,
     TLB_TABLE,
 )
+from mmu.machine.cpu import Words
 from mmu.machine.events import (
     FETCH_AND,
     FETCH_OR,
@@ -78,6 +79,7 @@ from mmu.tdp_iter import ROOT_LEVEL_BITS
 
 if TYPE_CHECKING:
     from harness.explore.world import World
+    from mmu.vm import Vm
 
 LEVEL_4K = 1
 ROOTS_MAX = 64  # that a list is followed for
@@ -118,6 +120,20 @@ def check_touched(ctx: int, actor: int, kind: int, addr: int, operand: int) -> N
     in_guest = word_now(ctx, own + VCPU_STATE) & MODE_MASK == IN_GUEST_MODE
     if not in_guest and word_now(ctx, own + HELD) & (HELD_RCU | HELD_MMU_WRITE) == 0:
         note_fault(ctx, WARN + LIFETIME_SECTION, actor, addr, kind, page)
+
+
+@inlined_array_kernel
+def is_record_word(ctx: int, addr: int) -> int:
+    """Whether the word belongs to the record of a table page of a VM."""
+    return int(addr >= get(ctx, at.H_RECORDS) and addr < get(ctx, at.H_RECORDS_END))
+
+
+@array_kernel
+def check_record(ctx: int, actor: int, kind: int, addr: int) -> None:
+    """A step is about to touch a word of a table page's record, which is gone with the page."""
+    page = (addr - get(ctx, at.H_RECORDS)) // RECORD_WORDS
+    if kind not in (PEEK, POKE) and word_now(ctx, _record(ctx, page) + SP_STATE) == SP_FREE:
+        note_fault(ctx, WARN + LIFETIME_FREED, actor, addr, kind, page)
 
 
 @array_kernel
@@ -233,6 +249,13 @@ def _check_pages(ctx: int, actor: int, own: int, vcpu: int, event: int, a: int, 
                     note_fault(ctx, WARN + TLB_RANGE, actor, gfn, vcpu, 0)
 
 
+def tell_places(block: Words, vm: Vm) -> None:
+    """Where the VM's tables and their records lie."""
+    tables, records = vm.layout.regions["tables"], vm.layout.regions["records"]
+    block[at.H_TABLES], block[at.H_TABLES_END] = tables.start, tables.end
+    block[at.H_RECORDS], block[at.H_RECORDS_END] = records.start, records.end
+
+
 class Watcher:
     """The same judgements over a world that is run by Python, step by step."""
 
@@ -242,8 +265,7 @@ class Watcher:
         block[at.H_BASE] = world.words.ctypes.data
         block[at.H_GEOMETRY] = world.geometry
         if world.vm is not None:
-            tables = world.vm.layout.regions["tables"]
-            block[at.H_TABLES], block[at.H_TABLES_END] = tables.start, tables.end
+            tell_places(block, world.vm)
 
     def park(self, actor: int, kind: int, addr: int) -> None:
         """What an actor is about to do."""
@@ -252,9 +274,11 @@ class Watcher:
 
     def step(self, actor: int, kind: int, addr: int, operand: int) -> Found | None:
         """Before a step: what it breaks."""
-        if not self._block[at.H_TABLES] <= addr < self._block[at.H_TABLES_END]:
-            return None
-        return self._ask(check_touched, actor, kind, addr, operand)
+        if self._block[at.H_TABLES] <= addr < self._block[at.H_TABLES_END]:
+            return self._ask(check_touched, actor, kind, addr, operand)
+        if self._block[at.H_RECORDS] <= addr < self._block[at.H_RECORDS_END]:
+            return self._ask(check_record, actor, kind, addr)
+        return None
 
     def changed(self, actor: int, sptep: int, old: int, new: int) -> Found | None:
         """After a change of an entry."""
