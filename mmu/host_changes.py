@@ -99,6 +99,24 @@ def swap_out(cpu: Cpu, page: int) -> int:
 
 
 @kernel
+def save_page(cpu: Cpu, page: int) -> int:
+    """Write the page to disk and keep it mapped: from now on nothing but D says that it is written.
+
+    Where all are at rest, and TLBs flushed since D was last taken: leafs that have D still tell
+    the host when they go, others get it by the next write.
+    """
+    host_lock(cpu)
+    mapping = mapping_of(cpu, page)
+    small = _is_small(mapping)
+    if small:
+        frame = mapped_frame(mapping)
+        poke(cpu, config(cpu, C_DISK) + page, _value_of(cpu, frame))
+        take_marks(cpu, frame)
+    host_unlock(cpu)
+    return int(small)
+
+
+@kernel
 def write_protect_page(cpu: Cpu, page: int) -> int:
     """Make the page read-only, as KSM does with what it wants to share."""
     host_lock(cpu)

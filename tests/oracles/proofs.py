@@ -39,6 +39,12 @@ PROTECTED: Words = ("dirty-log", "-g", "-b", "64k", "-w", "100", "-i", "2", "--n
 EXECUTED: Words = ("execute", "-v", "2", "-b", "16M", "-s", "2m")
 # A memslot that nobody uses comes and goes: all that vCPUs have written is zapped.
 MODIFIED: Words = ("memslot-modification", "-v", "2", "-b", "8M", "-i", "20")
+# Little memory that is migrated again and again, and swapped out as soon as it has been touched.
+SAVED: Words = (
+    *("torture", "-v", "4", "--without", "all", "--with", "migration,reclaim,ad,pml"),
+    *("--root-life", "put", "--zap-by", "caller", "--zap-steps", "1g", "--huge-split", "eager"),
+    *("--flush", "range", "--dirty-log-mode", "get", "-s", "4k", "-b", "1M", "--seconds", "60"),
+)
 STEPS_4K: Words = (*STILL, "--zap-steps", "4k-2m-1g")
 
 
@@ -113,6 +119,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("root-link-overwritten-at-its-free", "enable-put-before"),
         Proof("dirty-lost-by-move", "notifier-write"),
         Proof("memory-zap-tells-no-host", stress=MODIFIED),
+        Proof("b31-plain-write-over-volatile", stress=SAVED),
         Proof("b43-harvest-goes-by-a-global-flag", "no-ad-beside-pml"),
         Proof("no-flush-where-ageing-took-w", "restore-cached-harvest"),
         Proof("restore-marks-nothing", "restore-harvest"),
@@ -133,7 +140,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
     "frames": (
         Proof("b09-slot-gone-before-its-mappings", "slot-delete-move"),
         Proof("b19-notifier-skips-invalid-roots", "worker-notifier"),
-        Proof("frames-freed-before-the-notifier", "protect-swap-out", TORTURE),
+        Proof("frames-freed-before-the-notifier", "protect-swap-out"),
         Proof("frames-moved-before-the-notifier", "notifier-write", TORTURE),
         Proof("frames-one-taken-twice", stress=TORTURE),
         Proof("emulated-write-without-mmap-lock", "tracked-write-swap"),
@@ -164,6 +171,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("transitions-split-child-too-large", "split-split", SMALL_FAULT),
         Proof("mmio-entry-over-a-leaf", "mmio-create-faults"),
         Proof("ageing-by-plain-write", "age-zap"),
+        Proof("b31-plain-write-over-volatile", "save-swap-out"),
         Proof("ageing-unknown-to-the-volatile-rule", "restore-zap-read-only"),
         Proof("split-loses-what-is-put-aside", "restore-eager-split"),
         Proof("recover-takes-a-leaf-for-the-block", "recover-map"),

@@ -3,6 +3,10 @@
 Logging on; everything is copied; some rounds of fetching the log and copying what it names; the
 vCPUs come to rest; a last round; and then the copy must equal the memory.  It does not stop for
 the host's reclaim, memslot changes or the zap worker: none of these may lose a write.
+
+Before the vCPUs go on, the host saves the memory (as for a checkpoint): it counts as clean then,
+and a D bit is the only record of the next write to a page.  Who loses that loses data, as soon as
+the page is swapped out.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.guest import should_stop, vcpu_load, vcpu_put
 from mmu.host.frames import MAPPING_RWX, VALUE_MASK, VALUE_SHIFT
 from mmu.host.mapping import mapped_frame, mapping_of
+from mmu.host_changes import save_page
 from mmu.machine.blocking import EXCLUSIVE, SHARED_MASK, SHARED_UNIT, acquire_when, release
 from mmu.machine.conditions import DIRTY_LOST, warn
 from mmu.machine.cpu import Cpu
@@ -168,6 +173,15 @@ def _compare(cpu: Cpu, to: int, pages: int) -> None:
 
 
 @kernel
+def _save_everything(cpu: Cpu, pages: int) -> None:
+    """The memory goes to disk while all vCPUs are at rest."""
+    for page in range(pages):
+        if stopped(cpu):
+            return
+        save_page(cpu, page)
+
+
+@kernel
 def migrate(cpu: Cpu, copy: int, pages: int, rounds: int) -> int:
     """One migration of the whole memory to the workload's words from `copy` on."""
     to = config(cpu, C_WORKLOAD) + copy
@@ -183,6 +197,7 @@ def migrate(cpu: Cpu, copy: int, pages: int, rounds: int) -> int:
     pause_vcpus(cpu)
     _fetch_and_copy(cpu, to)
     _compare(cpu, to, pages)
+    _save_everything(cpu, pages)
     resume_vcpus(cpu)
     for number in range(config(cpu, C_SLOT_COUNT)):
         disable_dirty_log(cpu, number)

@@ -6,6 +6,7 @@ from mmu.host_changes import (
     collapse_huge_mapping,
     discard_pages,
     move_page,
+    save_page,
     split_huge_mapping,
     swap_out,
     write_protect_page,
@@ -45,6 +46,14 @@ def move_page_0(cpu: Cpu) -> None:
 def swap_page_0(cpu: Cpu) -> None:
     """Host page 0 is reclaimed."""
     swap_out(cpu, 0)
+
+
+@kernel
+def save_and_swap_page_0(cpu: Cpu) -> None:
+    """Host page 0 is saved, and then reclaimed."""
+    save_page(cpu, 0)
+    swap_out(cpu, 0)
+    save_page(cpu, 0)  # in vain
 
 
 @kernel
@@ -155,6 +164,13 @@ NOTIFIER_LOGGED = Scenario(
     "notifier-logged",
     "the host swaps out a page whose D bit the hardware sets",
     (Actor("vcpu 0", write_page_0), Actor("host", swap_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=logged,
+)
+SAVE_SWAP_OUT = Scenario(
+    "save-swap-out",
+    "the host saves and swaps out a page whose D bit the hardware sets",
+    (Actor("vcpu 0", write_page_0), Actor("host", save_and_swap_page_0)),
     vm=small_vm(1, 1, spare_frames=2),
     setup=logged,
 )

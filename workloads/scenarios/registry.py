@@ -90,6 +90,7 @@ SCENARIOS = {
     "notifier-fault": _HOSTS,
     "notifier-write": _HOSTS,
     "notifier-logged": _HOSTS,
+    "save-swap-out": _HOSTS,
     "notifier-wrap": _HOSTS,
     "notifier-yield": _HOSTS,
     "two-notifiers": _HOSTS,
