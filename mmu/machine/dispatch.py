@@ -228,7 +228,7 @@ class CompiledFunction(CPUDispatcher):  # type: ignore[misc]  # numba is untyped
         }
         if inlined:
             options["forceinline"] = True
-        self._ready = self._preparing = False
+        self._ready = self._preparing = self._settled = False
         self._flavour = "inlined" if inlined else ""
         super().__init__(function, targetoptions=options)
 
@@ -264,9 +264,12 @@ class CompiledFunction(CPUDispatcher):  # type: ignore[misc]  # numba is untyped
 
     def settle(self) -> None:
         """Compile it for its signature and refuse all others: bools and small integers convert."""
+        if self._settled:
+            return
         if self.signature() not in self.overloads:
             self.compile(self.signature())
         self.disable_compile()
+        self._settled = True
 
 
 class KernelFunction(CompiledFunction):
