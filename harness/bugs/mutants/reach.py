@@ -104,6 +104,7 @@ def _digest() -> str:
 def reached_by(scenario: Scenario, schedules: int = SCHEDULES) -> Reached:
     """Run one scenario under so many schedules and note what it executes."""
     trace = _Trace()
+    before = sys.gettrace()
     world = World(scenario)
     hits: Counter[str] = Counter()
     steps = 0
@@ -114,6 +115,7 @@ def reached_by(scenario: Scenario, schedules: int = SCHEDULES) -> Reached:
             hits.update(trace.lines)
     finally:
         world.close()
+        sys.settrace(before)
     return Reached(frozenset(trace.functions), dict(hits), steps)
 
 
@@ -127,12 +129,12 @@ class _Trace:
 
     def watch(self, kernel: Callable[..., Any], cpu: Cpu) -> Any:
         """Call the kernel's twin; a greenlet has a tracer of its own, so it is set here."""
-        before = sys.gettrace()
         sys.settrace(self._on_call)
         try:
             return interpreted(kernel)(cpu)
         finally:
-            sys.settrace(before)
+            # Not the one before: that may be another actor's, which set it and is not done yet.
+            sys.settrace(None)
 
     def _on_call(self, frame: FrameType, event: str, argument: object) -> Any:
         code = frame.f_code
