@@ -26,8 +26,9 @@ run: $(READY)
 	$(BIN)/tdprace stress access-trace --trace workloads/traces/sort.lackey.gz -v 2
 	$(BIN)/tdprace stress dirty-log -g -v 4 -b 64M -s 2m -w 5 --compare huge-split
 
+# A worker for each of CI's two cores; the tests of a file stay together, for what they share.
 test: $(READY) check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -142,7 +142,8 @@ def test_a_broken_model_leaves_its_last_events(tmp_path, steps, do, key):
 
 @pytest.mark.slow
 def test_a_killed_actors_last_events_are_stored(tmp_path):
-    run = StressRun(tmp_path, 5, "torture", "-v", "2", "--seconds", "1h", "--quiet")
+    features = ("--without", "all", "--with", "reclaim", "--zap-by", "caller")
+    run = StressRun(tmp_path, 4, "torture", "-v", "2", "--seconds", "1h", "--quiet", *features)
     try:
         block = run.block()
         accesses = run.actor_word(block, 0, N_ACCESSES)

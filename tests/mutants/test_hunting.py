@@ -45,7 +45,7 @@ BY_NAME = {mutant.name: mutant for mutant in all_mutants(ROOT)}
 DEADLY = "zap_all.zap_all_fast:request_all#1:flush-removed"
 # Only one actor ever destroys a VM.
 HARMLESS = "zap_all.begin_destroy:fetch_add#1:atomic-weakened"
-MORE = "zap_all.zap_all"
+MORE = "slot_changes.create"
 QUICK = ("--seconds", "0", "--torture", "0")
 
 

@@ -32,6 +32,7 @@ MODULES = modules_of(
     *("dirty_clear.py", "host_reclaim.py"),
 )
 SCHEDULES = 60
+PREEMPTIONS = 48  # of each actor: exploration takes all of them, here it is about branches
 STEPS_MAX = 5000
 ATTEMPTS_MAX = 3  # of an actor, while the one that it may need is preempted
 SECONDS_MAX = 60  # of one test: what does not stop must not hang
@@ -178,16 +179,20 @@ def test_random_schedules_are_clean(world):
     COMPLETED.add(("random", world.scenario.name))
 
 
-def test_one_preemption_anywhere_is_clean(world):
+def places(steps: int) -> list[int]:
+    """Where one actor is preempted: everywhere in a short execution, in places of a long one."""
+    stride = -(-(steps + 1) // PREEMPTIONS)
+    return list(range(0, steps + 1, stride))
+
+
+def test_one_preemption_is_clean(world):
     for first in range(len(world.scenario.actors)):
-        after = 0
-        while True:
+        alone = Run(world, 0, failures=0.0)
+        alone.go_on(preempted(alone, first, STEPS_MAX))
+        for after in places(alone.steps):
             run = Run(world, after, failures=0.05)
             run.go_on(preempted(run, first, after))
             assert run.problems() == [], f"actor {first} preempted after {after} steps"
-            after += 1
-            if after > run.steps:
-                break
     COMPLETED.add(("preempted", world.scenario.name))
 
 
