@@ -153,6 +153,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("lifetime-wild-frame", "map-map-same", PAGES_4K),
         Proof("tlb-root-loaded-without-flush", stress=SWITCHING),
         Proof("ageing-outside-rcu", "age-promote"),
+        Proof("roots-read-outside-rcu", "put-split-worker"),
     ),
     "frozen": (
         Proof("b37-leaf-mapped-over-frozen-entry", "promote-execute"),
@@ -168,6 +169,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("harvest-clears-by-plain-write", "fast-fault-harvest-pml"),
         Proof("transitions-ladder", "map-map-same", SMALL),
         Proof("transitions-empty-entry-zapped", "invalidate-fault", TORTURE),
+        Proof("transitions-fault-takes-execution", stress=TORTURE),
         Proof("transitions-split-child-too-large", "split-split", SMALL_FAULT),
         Proof("mmio-entry-over-a-leaf", "mmio-create-faults"),
         Proof("ageing-by-plain-write", "age-zap"),
@@ -197,6 +199,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("roots-reference-by-plain-write", "put-get"),
         Proof("roots-given-back-without-atomic", "put-put"),
         Proof("roots-reference-kept-by-a-walk", "invalidate-notifier"),
+        Proof("roots-dying-root-scheduled-again", stress=SWITCHING),
     ),
     "locks": (
         Proof("lock-dropped-too-early", "map-map-same", TORTURE),
@@ -213,6 +216,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("balance-sequence-stays", "notifier-fault", TORTURE),
         Proof("balance-one-unit-given-back", "notifier-fault"),
         Proof("balance-begun-for-each-slot", "discard-two-slots"),
+        Proof("balance-notifier-released-twice", "notifier-write"),
         Proof("balance-user-dropped-twice", "put-destroy", TORTURE),
     ),
     "progress": (
