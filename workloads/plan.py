@@ -19,6 +19,7 @@ VMM = "vmm"  # the thread of the virtual machine monitor that calls ioctls
 ZAP_WORKER = "zap worker"
 NX_RECOVERY = "kvm-nx-lpage-recovery"  # the kernel thread of that name
 MIGRATION = "migration"  # a thread of the monitor
+IDLE_SCAN = "idle scan"  # a thread of the host that looks for old pages
 HOST = "host"  # the host's own threads: reclaim, migration of pages, huge pages, KSM
 
 

@@ -53,7 +53,18 @@ from workloads.options import (
     guest_pages,
     vm_config,
 )
-from workloads.plan import HOST, MIGRATION, NX_RECOVERY, VCPU, VMM, Actor, Part, Phase, Plan
+from workloads.plan import (
+    HOST,
+    IDLE_SCAN,
+    MIGRATION,
+    NX_RECOVERY,
+    VCPU,
+    VMM,
+    Actor,
+    Part,
+    Phase,
+    Plan,
+)
 from workloads.rates import check_rates, rate_lines, report_counts
 from workloads.swarm import FEATURES, choose, pick
 from workloads.units import parse_backing, parse_duration, whole
@@ -69,7 +80,7 @@ EXAMPLES = (
 )
 LIFE_SECONDS = 10.0  # how long a VM lives that is to die several times
 ROUNDS = 3  # of a migration, before the last one
-KSM, KHUGEPAGED, IDLE_SCAN, PAGE_TRACK = "ksm", "khugepaged", "idle scan", "page track"
+KSM, KHUGEPAGED, PAGE_TRACK = "ksm", "khugepaged", "page track"
 NX_PERIOD_SECONDS = 0.002
 ROOT_SWITCHES = 64
 

@@ -251,7 +251,7 @@ class _Builder:
                 found.append(self._slot_change(done, 0))
             elif what in ("log", "stop logging"):
                 found.append((what, self._small.slot(done.slot)))
-            elif what == "harvest":
+            elif what in ("harvest", "recover nx"):
                 found.append((what,))
             elif what == "discard":
                 page = self._small.page(done.page)

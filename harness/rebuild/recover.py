@@ -16,13 +16,13 @@ from mmu.host.frames import MAPPING_RWX
 from mmu.machine.layout import SLOT_INVALID, SLOT_PRESENT
 from mmu.memslots import STATE_MASK
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
-from workloads.plan import HOST, MIGRATION, VCPU, VMM, ZAP_WORKER
+from workloads.plan import HOST, IDLE_SCAN, MIGRATION, NX_RECOVERY, VCPU, VMM, ZAP_WORKER
 
 ACCESSES = {ACCESS_READ: "read", ACCESS_WRITE: "write", ACCESS_EXECUTE: "execute"}
 ANY_ACCESS = ("write", "read", "execute")
 SWITCH = "switch root"
 SLOT_CHANGES = ("create slot", "delete slot", "move slot")
-WHOLE_VM = (*SLOT_CHANGES, SWITCH, "log", "stop logging", "harvest")
+WHOLE_VM = (*SLOT_CHANGES, SWITCH, "recover nx", "log", "stop logging", "harvest")
 _STORES = ("store_release", "write", "xchg")
 _SLOT_WORD = re.compile(r"slot ([0-9]+): (place|logged)$")
 _MAPPING_WORD = re.compile(r"host mapping of gfn ([0-9]+)$")
@@ -74,6 +74,14 @@ def recover(finding: Finding) -> dict[str, list[Done]]:
         elif name == HOST or any(r["do"].startswith("invalidate_range") for r in records):
             # Whoever invalidates is a thread of the host: reclaim, ksm, khugepaged.
             found[name] = _of_host(name, records, finding)
+        elif name == NX_RECOVERY:
+            zaps = [record["ns"] for record in records if record["do"] == "prepare_zap"]
+            found[name] = [Done(ns, name, ("recover nx",)) for ns in zaps[-1:]]
+        elif name == IDLE_SCAN:
+            # What it has changed names entries: the page is the one that matters, if any.
+            page = next(iter(finding.pages), 0)
+            looks = [record["ns"] for record in records if record["do"] == "spte_changed"]
+            found[name] = [Done(ns, name, ("age",), page) for ns in looks[-1:]]
     both = (by_actor.get(VMM, []), by_actor.get(MIGRATION, []))
     found[VMM] = _of_vmm(VMM, sorted((r for records in both for r in records), key=_moment))
     return {name: done for name, done in found.items() if done or name == ZAP_WORKER}

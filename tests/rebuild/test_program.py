@@ -41,6 +41,24 @@ CLEAN = {
     "migration": Program(
         (WRITES, Part(VMM, (("harvest",),))), ((VMM, ("log", 0)), *WROTE), migrates=True
     ),
+    "migration, cleared": Program(
+        (WRITES, Part(VMM, (("harvest",),))),
+        ((VMM, ("log", 0)), *WROTE, (VMM, ("harvest",))),
+        {"dirty_log_mode": "manual", "slots": 2},
+        migrates=True,
+    ),
+    "migration, all named": Program(
+        (WRITES, Part(VMM, (("harvest",),))),
+        (*WROTE, (VMM, ("log", 0))),
+        {"dirty_log_mode": "initially-set", "backing_level": 2},
+        migrates=True,
+    ),
+    "recover": Program(
+        (WRITES, Part("host", (("recover nx",),))),
+        (*WROTE, ("vcpu 0", ("execute", 0))),
+        {"backing_level": 2},
+    ),
+    "age": Program((WRITES, Part("host 0", (("age", 0),)), Part("host 1", (("move", 0),))), WROTE),
     "huge": Program(
         (Part("vcpu 0", (("execute", 0),)), Part("host", (("split", 0),))),
         WROTE,

@@ -188,3 +188,15 @@ def test_a_migrations_thread_is_the_monitors(recovered):
     done = recovered(rows)
     assert "migration" not in done
     assert [each.readings[0] for each in done["vmm"]] == ["log", "delete slot", "harvest"]
+
+
+def test_threads_that_invalidate_nothing_are_the_hosts_too(recovered):
+    rows = [
+        row(-90, "kvm-nx-lpage-recovery", "prepare_zap", 12, 0, 1),
+        row(-80, "idle scan", "spte_changed", 700, 0, 1),
+        row(-70, "kvm-nx-lpage-recovery", "prepare_zap", 13, 0, 1),
+    ]
+    found = violation("tlb", f"gfn {gfn(5):#x} is cached", "vcpu 0")
+    done = recovered([*rows, row(0, "vcpu 0", "VIOLATION", text=found["message"])], found)
+    assert told(done["kvm-nx-lpage-recovery"]) == [(("recover nx",), -1, True)]
+    assert told(done["idle scan"])[0][0] == ("age",)

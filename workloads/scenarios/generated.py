@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from mmu.machine.events import PROBE_CMPXCHG, PROBE_CONTEND, PROBE_RETRY
 from mmu.machine.layout import C_WORKLOAD
-from mmu.policy import FLUSH, HUGE_SPLIT, ROOT_LIFE, ZAP_BY, ZAP_STEPS
+from mmu.policy import DIRTY_LOG_MODE, FLUSH, HUGE_SPLIT, ROOT_LIFE, ZAP_BY, ZAP_STEPS
 from mmu.reload import LEVEL_MASK
 from mmu.vm import Vm
 from workloads.errors import UsageError
 from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
 from workloads.scenario import ACTORS_MAX, Actor, Scenario
-from workloads.scenarios.common import PAGES, fill_caches, migration_lost_nothing, small_vm
+from workloads.scenarios.common import PAGES, fill_caches, small_vm
 from workloads.scenarios.program import (
     AWAITED,
     OPERATION_WORDS,
@@ -22,6 +22,7 @@ from workloads.scenarios.program import (
     OPERATIONS_MAX,
     TEXT,
     TEXT_WORDS,
+    nothing_was_lost,
     play,
     prepare,
 )
@@ -35,6 +36,7 @@ SLOTS_MAX: Final = 3
 OPTIONS: Final[Mapping[str, Sequence[Any]]] = {
     "backing_level": (1, 2),
     "huge_split": tuple(HUGE_SPLIT),
+    "dirty_log_mode": tuple(DIRTY_LOG_MODE),
     "pml": (False, True),
     "nx_huge_pages": (False, True),
     "flush": tuple(FLUSH),
@@ -116,7 +118,7 @@ class Program:
             tuple(Actor(part.name, play) for part in self.parts),
             vm=config,
             setup=self._set_up,
-            check=migration_lost_nothing if self.migrates else None,
+            check=nothing_was_lost if self.migrates else None,
             probes=probes,
         )
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mmu.dirty_log import disable_dirty_log, enable_dirty_log
+from mmu.dirty_clear import clear_dirty_log
+from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.entry import enter_guest
 from mmu.guest import vcpu_load, vcpu_put, vm_exit
 from mmu.host_changes import (
@@ -23,23 +24,28 @@ from mmu.host_changes import (
     swap_out,
     write_protect_page,
 )
+from mmu.host_reclaim import age_page
 from mmu.machine.blocking import again
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
-from mmu.machine.layout import C_VCPUS, C_WORKLOAD, ZAP_QUEUED
+from mmu.machine.layout import C_DIRTY_LOG_MODE, C_VCPUS, C_WORKLOAD, SLOT_PAGES, ZAP_QUEUED
 from mmu.machine.primitives import config, fetch_add, read_once, stopped
+from mmu.memslots import slot_word
+from mmu.nx_recovery import recover_nx_huge_pages
+from mmu.policy import LOG_GET
 from mmu.reload import switch_root
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
 from mmu.spte import ACCESS_EXECUTE, ACCESS_READ, ACCESS_WRITE
 from mmu.zap_worker import zap_worker_turn
 from workloads.plan import HOST, VCPU, VMM, ZAP_WORKER
-from workloads.scenarios.common import PAGES, harvest_and_copy, touch
+from workloads.scenarios.common import PAGES, copy_harvested, destination_is_equal, touch
 
 GROUP: Final = 16  # codes of one kind of actor
 GUEST, HOST_CODES, VMM_CODES, WORKER = (GROUP * kind for kind in range(4))
 
 READ, WRITE, EXECUTE, SWITCH_ROOT = range(GUEST, GUEST + 4)
 SWAP_OUT, MOVE_PAGE, PROTECT, SPLIT, COLLAPSE, DISCARD = range(HOST_CODES, HOST_CODES + 6)
+AGE, RECOVER_NX = range(DISCARD + 1, DISCARD + 3)
 CREATE_SLOT, DELETE_SLOT, MOVE_SLOT, LOG, STOP_LOG, HARVEST = range(VMM_CODES, VMM_CODES + 6)
 SERVE = WORKER
 
@@ -76,6 +82,8 @@ OPERATIONS: Final = {
     "split": Operation(SPLIT, HOST, ("page",)),
     "collapse": Operation(COLLAPSE, HOST, ("page",)),
     "discard": Operation(DISCARD, HOST, ("page", "end")),
+    "age": Operation(AGE, HOST, ("page",)),
+    "recover nx": Operation(RECOVER_NX, HOST, ()),
     "create slot": Operation(CREATE_SLOT, VMM, ("slot", "gfn")),
     "delete slot": Operation(DELETE_SLOT, VMM, ("slot",)),
     "move slot": Operation(MOVE_SLOT, VMM, ("slot", "gfn")),
@@ -116,6 +124,26 @@ def _host_operation(cpu: Cpu, code: int, a: int, b: int) -> None:
         collapse_huge_mapping(cpu, a)
     elif code == DISCARD:
         discard_pages(cpu, a, b)
+    elif code == AGE:
+        age_page(cpu, a)
+    elif code == RECOVER_NX:
+        recover_nx_huge_pages(cpu, 1)
+
+
+@kernel
+def _migration_round(cpu: Cpu) -> None:
+    """Fetch the log of memslot 0, clear it where that is a call, copy what it names."""
+    get_dirty_log(cpu, 0)
+    if config(cpu, C_DIRTY_LOG_MODE) != LOG_GET:
+        clear_dirty_log(cpu, 0, 0, config(cpu, slot_word(cpu, 0) + SLOT_PAGES))
+    copy_harvested(cpu)
+
+
+@kernel
+def nothing_was_lost(cpu: Cpu) -> int:
+    """Check: after a last round with every vCPU at rest the destination is equal."""
+    _migration_round(cpu)
+    return destination_is_equal(cpu)
 
 
 @kernel
@@ -132,7 +160,7 @@ def _vmm_operation(cpu: Cpu, code: int, a: int, b: int) -> None:
     elif code == STOP_LOG:
         disable_dirty_log(cpu, a)
     elif code == HARVEST:
-        harvest_and_copy(cpu)
+        _migration_round(cpu)
 
 
 @kernel
