@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmu.dirty_log import enable_dirty_log, get_dirty_log
+from mmu.host_changes import save_page
 from mmu.host_reclaim import age_page, mark_page_idle, reclaim_if_old
 from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
@@ -73,6 +74,12 @@ def mark_idle_and_look(cpu: Cpu) -> None:
 
 
 @kernel
+def mark_page_0_idle(cpu: Cpu) -> None:
+    """Host page 0 gets its idle bit."""
+    mark_page_idle(cpu, 0)
+
+
+@kernel
 def delete_second_slot(cpu: Cpu) -> None:
     """The second memslot goes."""
     delete_memslot(cpu, 1)
@@ -103,6 +110,13 @@ def small_clean_and_old(vm: Vm) -> None:
     get_dirty_log(vmm, 0)
     stop_logging_only(vm)
     age_and_forget(vm)
+
+
+def saved_and_written(vm: Vm) -> None:
+    """The host has saved the logged page of gfn 0, which was written since: only D says so."""
+    logged(vm)
+    save_page(vm.cpu(vm.config.actors - 1), 0)
+    write_page_0(vm.cpu(0))
 
 
 # --- With A bits ---------------------------------------------------------------------------------
@@ -210,6 +224,14 @@ AGE_IDLE = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("host", mark_idle_and_look)),
     vm=small_vm(1, 1, spare_frames=2),
     setup=map_and_forget,
+)
+AGE_IDLE_HARVEST = Scenario(
+    "age-idle-harvest",
+    "a page gets its idle bit while a harvest takes D and tells the host",
+    (Actor("vcpu 0", read_page_1), Actor("vmm", harvest_and_copy), Actor("host", mark_page_0_idle)),
+    vm=small_vm(1, 2),
+    setup=saved_and_written,
+    check=migration_lost_nothing,
 )
 AGE_IDLE_HUGE = Scenario(
     "age-idle-huge",

@@ -49,6 +49,12 @@ def swap_page_0(cpu: Cpu) -> None:
 
 
 @kernel
+def save_page_0(cpu: Cpu) -> None:
+    """Host page 0 is saved."""
+    save_page(cpu, 0)
+
+
+@kernel
 def save_and_swap_page_0(cpu: Cpu) -> None:
     """Host page 0 is saved, and then reclaimed."""
     save_page(cpu, 0)
@@ -172,6 +178,13 @@ SAVE_SWAP_OUT = Scenario(
     "the host saves and swaps out a page whose D bit the hardware sets",
     (Actor("vcpu 0", write_page_0), Actor("host", save_and_swap_page_0)),
     vm=small_vm(1, 1, spare_frames=2),
+    setup=logged,
+)
+SAVE_BESIDE_SWAP = Scenario(
+    "save-beside-swap",
+    "the host saves a page that is written and that another thread of it swaps out",
+    (Actor("vcpu 0", write_page_0), Actor("host 0", save_page_0), Actor("host 1", swap_page_0)),
+    vm=small_vm(1, 2, spare_frames=2),
     setup=logged,
 )
 NOTIFIER_WRAP = Scenario(

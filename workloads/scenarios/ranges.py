@@ -16,7 +16,7 @@ from workloads.scenarios.common import (
     small_vm,
     write_page_0,
 )
-from workloads.scenarios.hosts import swap_page_0
+from workloads.scenarios.hosts import move_page_0, swap_page_0
 
 HALF = PAGES // 2  # of the gfns: pages of each of two memslots that show the same memory
 
@@ -65,6 +65,13 @@ PROTECT_RANGE_BACK = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("host", protect_and_allow_two)),
     vm=small_vm(1, 1, spare_frames=1),
     setup=swapped_out,
+)
+PROTECT_RANGE_MOVE = Scenario(
+    "protect-range-move",
+    "two pages become read-only while the host moves one of them",
+    (Actor("vcpu 0", write_page_0), Actor("host 0", protect_two), Actor("host 1", move_page_0)),
+    vm=small_vm(1, 2, spare_frames=2),
+    setup=map_for_writing,
 )
 PROTECT_RANGE_ALIASED = Scenario(
     "protect-range-aliased",
