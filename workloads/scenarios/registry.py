@@ -248,6 +248,7 @@ SCENARIOS = {
     "track-walker": _TRACKING,
     "track-harvest": _TRACKING,
     "track-track": _TRACKING,
+    "track-untrack": _TRACKING,
     "track-huge": _TRACKING,
     "track-map-huge": _TRACKING,
     "track-split": _TRACKING,

@@ -154,6 +154,18 @@ TRACK_TRACK = Scenario(
     setup=map_for_writing,
     check=saw_everything,
 )
+TRACK_UNTRACK = Scenario(
+    "track-untrack",
+    "one begins to track a page that another stops to track: the first sees its writes",
+    (
+        Actor("vcpu 0", write_page_0),
+        Actor("tracker 0", track_page_0),
+        Actor("tracker 1", track_for_a_while),
+    ),
+    vm=tracking_vm(1, 2),
+    setup=map_for_writing,
+    check=saw_everything,
+)
 TRACK_HUGE = Scenario(
     "track-huge",
     "a page is tracked in a huge page that is being written",
