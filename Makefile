@@ -11,7 +11,7 @@ help:
 	@echo "make test    set up, then format, lint, types and the whole test suite"
 	@echo "make bench   speed against C, the hook's price, waiting with 96 processes"
 	@echo "make bugs    every diff of tests/explore/bugs is found, replayed 100 times and told"
-	@echo "make check-oracles  every oracle reports its mutations, explored and in stress; some 10 minutes"
+	@echo "make check-oracles  every oracle reports its mutations, explored and in stress; some 15 minutes"
 	@echo "make fuzz    50,000 random programs: exploration against a naive enumerator"
 	@echo "make tables  measure again every table in README.md and docs/"
 	@echo "make clean   remove .venv and caches inside the checkout"

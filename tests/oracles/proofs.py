@@ -41,9 +41,9 @@ EXECUTED: Words = ("execute", "-v", "2", "-b", "16M", "-s", "2m")
 MODIFIED: Words = ("memslot-modification", "-v", "2", "-b", "8M", "-i", "20")
 # Little memory that is migrated again and again, and swapped out as soon as it has been touched.
 SAVED: Words = (
-    *("torture", "-v", "4", "--without", "all", "--with", "migration,reclaim,ad,pml"),
+    *("torture", "-v", "16", "--without", "all", "--with", "migration,reclaim,ad,pml"),
     *("--root-life", "put", "--zap-by", "caller", "--zap-steps", "1g", "--huge-split", "eager"),
-    *("--flush", "range", "--dirty-log-mode", "get", "-s", "4k", "-b", "1M", "--seconds", "60"),
+    *("--flush", "range", "--dirty-log-mode", "get", "-s", "4k", "-b", "256k", "--seconds", "120"),
 )
 STEPS_4K: Words = (*STILL, "--zap-steps", "4k-2m-1g")
 
@@ -86,7 +86,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("memory-moved-before-unmapping", "notifier-write"),
         Proof("memory-swapped-in-empty", "swap-in-swap-out", TORTURE),
         Proof("memory-zap-tells-no-host", "swap-in-swap-out", TORTURE),
-        Proof("ageing-loses-dirtiness", "restore-swap"),
+        Proof("ageing-loses-dirtiness", "restore-swap", keep_going=True),
     ),
     "tlb": (
         Proof("no-flush-in-notifier", "notifier-write"),
@@ -97,7 +97,6 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("tlb-flush-keeps-structures", "promote-walker"),
         Proof("tlb-table-replaced-without-flush", "promote-walker"),
         Proof("restore-gives-w-to-anybody", "restore-read-only"),
-        Proof("split-of-tracked-gives-x", "restore-split"),
         Proof("b04-recovery-ignores-flush", "nx-recovery-walker"),
         Proof("b05-recovery-yields-with-pending-flush", "nx-recovery-yield"),
         Proof("recovery-flushes-after-rcu", "nx-recovery-walker"),
@@ -115,13 +114,13 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("fast-fault-marks-before-cmpxchg", "fast-fault-harvest"),
         Proof("flush-without-waiting", "walker-harvest-dirty"),
         Proof("log-bit-by-plain-write", "write-write-bitmap"),
-        Proof("protect-gives-up-after-lost-race", "enable-unsplit"),
+        Proof("protect-gives-up-after-lost-race", "age-enable"),
         Proof("root-link-overwritten-at-its-free", "enable-put-before"),
         Proof("dirty-lost-by-move", "notifier-write"),
         Proof("memory-zap-tells-no-host", stress=MODIFIED),
         Proof("b31-plain-write-over-volatile", stress=SAVED),
         Proof("b43-harvest-goes-by-a-global-flag", "no-ad-beside-pml"),
-        Proof("no-flush-where-ageing-took-w", "restore-cached-harvest"),
+        Proof("no-flush-where-ageing-took-w", "restore-cached-harvest", keep_going=True),
         Proof("restore-marks-nothing", "restore-harvest"),
         Proof("emulated-write-not-logged", "track-walker"),
         Proof("enable-takes-d-before-w", "enable-execute"),
@@ -140,7 +139,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
     "frames": (
         Proof("b09-slot-gone-before-its-mappings", "slot-delete-move"),
         Proof("b19-notifier-skips-invalid-roots", "worker-notifier"),
-        Proof("frames-freed-before-the-notifier", "protect-swap-out"),
+        Proof("frames-freed-before-the-notifier", "protect-swap-out", keep_going=True),
         Proof("frames-moved-before-the-notifier", "notifier-write", TORTURE),
         Proof("frames-one-taken-twice", stress=TORTURE),
         Proof("emulated-write-without-mmap-lock", "tracked-write-swap"),
@@ -151,7 +150,6 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("lifetime-fast-fault-outside-rcu", "fast-fault-harvest"),
         Proof("lifetime-grace-period-before-removal", "promote-execute"),
         Proof("lifetime-wild-frame", "map-map-same", PAGES_4K),
-        Proof("tlb-root-loaded-without-flush", stress=SWITCHING),
         Proof("ageing-outside-rcu", "age-promote"),
         Proof("roots-read-outside-rcu", "put-split-worker"),
     ),

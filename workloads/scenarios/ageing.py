@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmu.dirty_log import enable_dirty_log, get_dirty_log
+from mmu.guest import vcpu_load, vcpu_put
 from mmu.host_changes import save_page
 from mmu.host_reclaim import age_page, mark_page_idle, reclaim_if_old
 from mmu.hw.tlb import EVERYTHING
@@ -11,9 +12,11 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.notifier import clear_young
 from mmu.slot_changes import delete_memslot
+from mmu.spte import ACCESS_READ, ACCESS_WRITE
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
+    enable_and_copy,
     execute_page_0,
     fill_caches,
     harvest_and_copy,
@@ -24,6 +27,7 @@ from workloads.scenarios.common import (
     read_page_1,
     small_vm,
     stop_logging_only,
+    touch,
     write_page_0,
     write_page_1,
 )
@@ -71,6 +75,15 @@ def mark_idle_and_look(cpu: Cpu) -> None:
     for _ in range(2):
         mark_page_idle(cpu, 0)
         mark_page_idle(cpu, 1)
+
+
+@kernel
+def read_and_write_page_0(cpu: Cpu) -> None:
+    """The guest reads gfn 0, then writes it."""
+    vcpu_load(cpu)
+    touch(cpu, 0, ACCESS_READ)
+    touch(cpu, 0, ACCESS_WRITE)
+    vcpu_put(cpu)
 
 
 @kernel
@@ -217,6 +230,14 @@ AGE_SLOT_DELETE = Scenario(
     (Actor("vcpu 0", nothing), Actor("vmm", delete_second_slot), Actor("host", age_two_slots)),
     vm=small_vm(1, 2, slots=4, absent_slots=1),
     setup=fill_caches,
+)
+AGE_ENABLE = Scenario(
+    "age-enable",
+    "logging starts while the hardware sets A of an old page, which is written then",
+    (Actor("vcpu 0", read_and_write_page_0), Actor("vmm", enable_and_copy)),
+    vm=small_vm(1, 1),
+    setup=aged,
+    check=migration_lost_nothing,
 )
 AGE_IDLE = Scenario(
     "age-idle",

@@ -173,6 +173,7 @@ SCENARIOS = {
     "age-put": _AGEING,
     "age-invalidate": _AGEING,
     "age-slot-delete": _AGEING,
+    "age-enable": _AGEING,
     "age-idle": _AGEING,
     "age-idle-harvest": _AGEING,
     "age-idle-huge": _AGEING,
