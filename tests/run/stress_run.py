@@ -48,8 +48,9 @@ class StressRun:
             time.sleep(0.002)
 
     def stored_text(self) -> str:
-        """The stored document so far."""
-        return "".join(path.read_text() for path in self.results.glob("*/run.json"))
+        """The stored document so far; a folder that is still being made has a hidden name."""
+        made = [path for path in self.results.glob("*/run.json") if path.parent.name[0] != "."]
+        return "".join(path.read_text() for path in made)
 
     def block(self) -> Words:
         """The run's shared memory, through the parent's descriptor."""
