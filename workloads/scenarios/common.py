@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmu.dirty_log import enable_dirty_log, get_dirty_log
+from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
 from mmu.guest import guest_access, vcpu_load, vcpu_put
 from mmu.host.frames import VALUE_MASK, VALUE_SHIFT
 from mmu.hw.tlb import EVERYTHING
@@ -147,6 +147,18 @@ def write_protect_everything(cpu: Cpu) -> None:
         root = next_root(cpu, root, 1)
     mmu_read_unlock(cpu)
     flush_remote_tlbs(cpu, 0, EVERYTHING)
+
+
+@kernel
+def enable(cpu: Cpu) -> None:
+    """Switch logging on."""
+    enable_dirty_log(cpu, 0)
+
+
+@kernel
+def disable(cpu: Cpu) -> None:
+    """Switch logging off."""
+    disable_dirty_log(cpu, 0)
 
 
 # --- Migration -----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from workloads.scenarios.common import (
     copy_everything,
     copy_harvested,
     destination_is_equal,
+    disable,
     execute_page_0,
     fill_caches,
     map_for_writing,
@@ -111,12 +112,6 @@ def somebody_kept_it(cpu: Cpu) -> int:
     lost = not named and here not in (first, second)
     warn(cpu, lost and not stopped(cpu), DIRTY_LOST, 0, here, max(first, second))
     return 0
-
-
-@kernel
-def disable(cpu: Cpu) -> None:
-    """Switch logging off."""
-    disable_dirty_log(cpu, 0)
 
 
 @kernel

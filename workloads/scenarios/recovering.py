@@ -12,6 +12,7 @@ from mmu.spte import ACCESS_READ, ACCESS_WRITE
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
+    disable,
     enable_and_copy,
     execute_page_0,
     execute_page_1,
@@ -28,12 +29,6 @@ from workloads.scenarios.common import (
 
 # A scheduler tick that has passed whenever somebody looks: the clock of explored runs stands still.
 ALWAYS = -1e11
-
-
-@kernel
-def disable(cpu: Cpu) -> None:
-    """Switch logging of memslot 0 off."""
-    disable_dirty_log(cpu, 0)
 
 
 @kernel

@@ -6,9 +6,9 @@ done where a lock, a read section or a compare-and-swap is all that keeps them a
 
 from __future__ import annotations
 
-from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
+from mmu.dirty_log import enable_dirty_log, get_dirty_log
 from mmu.guest import vcpu_load, vcpu_put
-from mmu.host_changes import discard_pages, move_page, split_huge_mapping, swap_out
+from mmu.host_changes import discard_pages, move_page, split_huge_mapping
 from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
@@ -20,6 +20,8 @@ from mmu.zap_all import create_vm, destroy_vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
     PAGES,
+    disable,
+    enable,
     fill_caches,
     harvest_and_copy,
     logged,
@@ -34,20 +36,8 @@ from workloads.scenarios.common import (
     write_page_0,
 )
 from workloads.scenarios.dying import drop_root, two_roots
-from workloads.scenarios.hosts import move_page_0
+from workloads.scenarios.hosts import move_page_0, swap_page_0
 from workloads.scenarios.zaps import nothing
-
-
-@kernel
-def enable(cpu: Cpu) -> None:
-    """Switch logging on."""
-    enable_dirty_log(cpu, 0)
-
-
-@kernel
-def disable(cpu: Cpu) -> None:
-    """Switch logging off."""
-    disable_dirty_log(cpu, 0)
 
 
 @kernel
@@ -72,12 +62,6 @@ def read_thrice(cpu: Cpu) -> None:
     touch(cpu, 0, ACCESS_READ)
     touch(cpu, 0, ACCESS_READ)
     vcpu_put(cpu)
-
-
-@kernel
-def swap_page_0(cpu: Cpu) -> None:
-    """Host page 0 is reclaimed."""
-    swap_out(cpu, 0)
 
 
 @kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmu.dirty_log import disable_dirty_log, enable_dirty_log, get_dirty_log
+from mmu.dirty_log import enable_dirty_log, get_dirty_log
 from mmu.guest import quiet_point, vcpu_load, vcpu_put
 from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
@@ -14,6 +14,8 @@ from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
     copy_everything,
+    disable,
+    enable,
     enable_and_copy,
     fill_caches,
     harvest_and_copy,
@@ -38,18 +40,6 @@ def write_and_rest(cpu: Cpu) -> None:
     quiet_point(cpu)
     touch(cpu, 0, ACCESS_WRITE)
     vcpu_put(cpu)
-
-
-@kernel
-def enable(cpu: Cpu) -> None:
-    """Switch logging on."""
-    enable_dirty_log(cpu, 0)
-
-
-@kernel
-def disable(cpu: Cpu) -> None:
-    """Switch logging off."""
-    disable_dirty_log(cpu, 0)
 
 
 def both_logged(vm: Vm) -> None:
