@@ -22,6 +22,7 @@ from harness.report.store import TEMPORARY_PREFIX, sweep_temporaries
 from workloads.errors import MachineError, UsageError
 
 PACKAGES: Final = ("harness", "mmu", "workloads")
+CATALOGUE: Final = "workloads/bugs"  # Diffs and stories: no part of any model.
 TREE_VARIABLE: Final = "TDPRACE_TREE"
 
 _PATCHED_ROOT: Final = "mmu/"
@@ -305,13 +306,17 @@ def _place(bare: Sequence[str], hunk: _Hunk, done: int, moved: int) -> int | str
 
 
 def _sources(root: Path) -> dict[str, bytes]:
-    """The bytes of every file of the packages, by path; caches and hidden files left out."""
+    """The bytes of every file of the packages, by path; caches and hidden files left out.
+
+    So is the catalogue of bugs: a story that is told better makes no other model.
+    """
     sources: dict[str, bytes] = {}
     for package in PACKAGES:
         if not (root / package).is_dir():
             raise MachineError(f"{root}: no folder {package} to copy; run from a tdprace checkout")
         for folder, names, files in os.walk(root / package):
             names[:] = [name for name in names if name[0] != "." and name != "__pycache__"]
+            names[:] = [name for name in names if Path(folder, name) != root / CATALOGUE]
             for name in files:
                 if name[0] == "." or name.endswith(".pyc"):
                     continue

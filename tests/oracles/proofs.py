@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 BUGS = ROOT / "tests" / "explore" / "bugs"
 MUTATIONS = ROOT / "tests" / "oracles" / "mutations"
+CATALOGUE = ROOT / "workloads" / "bugs"
 
 Words = tuple[str, ...]
 
@@ -234,9 +235,9 @@ CHECKED = {"b53-prefault-rebuilds-a-leaf": "prefault-mapped"}
 
 
 def diff_of(mutation: str) -> Path:
-    """The mutation's diff, in whichever folder it lies."""
+    """The mutation's diff: one of the tests', or a bug of the catalogue."""
     found = [folder / f"{mutation}.diff" for folder in (BUGS, MUTATIONS)]
-    (path,) = (path for path in found if path.is_file())
+    (path,) = (path for path in [*found, CATALOGUE / mutation / "patch.diff"] if path.is_file())
     return path
 
 
