@@ -54,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     """Replay; 1 if the violation was reproduced."""
     recorded = read(args.file)
     _enter_patched_tree(recorded, args.words)
-    scenario = load_scenario(recorded.scenario, recorded.program, f"{args.file}: program")
+    scenario = load_scenario(
+        recorded.scenario, recorded.program, recorded.reduction, str(args.file)
+    )
     world = World(scenario)
     try:
         script = recorded.script(world)

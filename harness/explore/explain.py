@@ -18,26 +18,29 @@ TOLD = ("tables", "frames", "bitmap", "harvest", "marks")
 
 def explain(world: World, story: Story, *, everything: bool = False, width: int = 0) -> str:
     """The story as text; without `everything`, steps that concern one actor alone are folded."""
-    names = [actor.name for actor in world.scenario.actors]
-    column = max(((width or WIDTH_DEFAULT) - NUMBER_WIDTH) // len(names) - 2, COLUMN_MIN)
+    # Who does nothing here needs no column.
+    seen = sorted({told.actor for told in story.told} | {story.actor} - {-1})
+    columns = {actor: place for place, actor in enumerate(seen)}
+    names = [world.scenario.actors[actor].name for actor in seen]
+    column = max(((width or WIDTH_DEFAULT) - NUMBER_WIDTH) // max(len(names), 1) - 2, COLUMN_MIN)
     lines = [_row(["", *names], column), _row(["", *["-" * len(name) for name in names]], column)]
     boring = set() if everything else _private_words(world, story)
     held: dict[int, str] = defaultdict(str)
     for run in _runs(story.told, boring):
         first = run[0]
         if first.word in boring:
-            lines += _cells(None, first.actor, [f"... {_count(len(run))}"], names, column)
+            lines += _cells(None, columns[first.actor], [f"... {_count(len(run))}"], names, column)
             held[first.actor] = run[-1].held
             continue
         text = [f"{first.function} ({first.place})", f"  {_what(world, first)}"]
         if first.held != held[first.actor]:
             text.append(f"  holds {first.held or 'nothing'}")
             held[first.actor] = first.held
-        lines += _cells(first.number, first.actor, text, names, column)
+        lines += _cells(first.number, columns[first.actor], text, names, column)
     if story.oracle:
         who = story.actor if story.actor >= 0 else (story.told[-1].actor if story.told else 0)
         text = [f"OOPS {story.oracle}: {story.message}"]
-        lines += _cells(None, who, text, names, column)
+        lines += _cells(None, columns.get(who, 0), text, names, column)
     else:
         lines.append("nothing was broken")
     return "\n".join(line.rstrip() for line in lines)
