@@ -1,8 +1,8 @@
 """Shrink a finding: fewer actors, less to do, a smaller VM, fewer steps, fewer preemptions.
 
 Each pass proposes candidates (one pass a file); here they are tried, and taken if they show the
-same failure in fewer steps, or in as many with fewer preemptions.  Everything is counted, nothing is timed or drawn, so that
-the same finding shrinks to the same reproducer.
+same failure in fewer steps, or in as many with fewer preemptions.  Everything is counted, nothing
+is timed or drawn, so that the same finding shrinks to the same reproducer.
 """
 
 from __future__ import annotations
