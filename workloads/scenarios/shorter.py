@@ -22,6 +22,10 @@ from workloads.scenario import Body
 from workloads.scenarios.common import (
     execute_page_0,
     execute_page_1,
+    fill_caches,
+    map_for_executing,
+    map_for_reading,
+    map_for_writing,
     read_page_0,
     read_page_1,
     touch,
@@ -226,3 +230,11 @@ def _named(body: Body) -> Shorter:
 
 SHORTER: Final = {body: tuple(_named(each) for each in bodies) for body, bodies in _TABLE.items()}
 BY_NAME: Final = {each.name: each for many in SHORTER.values() for each in many}
+
+# What may be there before anybody begins, from the least; a set-up may be replaced by those above.
+SETUPS: Final = {
+    "empty": fill_caches,
+    "read": map_for_reading,
+    "written": map_for_writing,
+    "executed": map_for_executing,
+}

@@ -82,6 +82,7 @@ class _Shrinker:
         result = Shrunk(self._case, first, first.length, first.preemptions)
         for module in CASE_PASSES:
             self._shrink_case(result, module.ABOUT, module.candidates)
+        self._shorten(result)
         self._shrink_schedule(result)
         result.interrupted = self._enough
         return result
@@ -102,7 +103,7 @@ class _Shrinker:
                 if case in refused or self._enough:
                     continue
                 done.tried += 1
-                found = self._search(about, case)
+                found = self._search(about, case, result.schedule.length)
                 if found is None:
                     refused.append(case)
                     continue
@@ -113,12 +114,26 @@ class _Shrinker:
                 going = True
                 break
 
-    def _search(self, about: str, case: Case) -> Schedule | None:
-        """A schedule of the smaller scenario that shows the failure, already cut."""
+    def _shorten(self, result: Shrunk) -> None:
+        """Search with ever fewer steps allowed, until nothing is found any more."""
+        done = Pass("shorter executions")
+        result.passes.append(done)
+        found: Schedule | None = result.schedule
+        while found is not None and not self._enough:
+            done.tried += 1
+            found = self._search(done.about, result.case, result.schedule.length - 1)
+            if found is not None:
+                done.taken += 1
+                done.steps += result.schedule.length - found.length
+                done.preemptions += result.schedule.preemptions - found.preemptions
+                result.schedule = found
+
+    def _search(self, about: str, case: Case, steps: int) -> Schedule | None:
+        """A schedule of the smaller scenario that shows the failure within so many steps."""
         scenario = case.scenario()
         for actor in scenario.actors:
             body_address(actor.body)  # compiled here, once, not in each child
-        return self._apart(about, partial(_searched, case, self._failure))
+        return self._apart(about, partial(_searched, case, self._failure, steps))
 
     def _apart(self, about: str, job: Callable[[], Schedule | None]) -> Schedule | None:
         return apart(job, partial(self._go_on, about))
@@ -145,11 +160,11 @@ def _replayed(case: Case, finding: Finding) -> Schedule | None:
     return None if replay.finding is None else Schedule(replay.finding, replay.preemptions)
 
 
-def _searched(case: Case, failure: Failure) -> Schedule | None:
+def _searched(case: Case, failure: Failure, steps: int) -> Schedule | None:
     """The first finding of any strategy that is the same failure."""
     for strategy in STRATEGIES:
         scenario = case.scenario()
-        bounds = Bounds(executions=EXECUTIONS)
+        bounds = Bounds(executions=EXECUTIONS, steps=steps)
         explorer = Explorer(scenario, strategy, bounds, oracles=(failure.oracle,))
         result = explorer.run()
         explorer.close()
