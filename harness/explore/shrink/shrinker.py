@@ -16,7 +16,7 @@ from harness.explore.coroutines import body_address
 from harness.explore.explorer import Bounds, Explorer, compile_engine
 from harness.explore.replay import Player
 from harness.explore.shrink import actors, geometry, merge, operations, past, preemptions
-from harness.explore.shrink.apart import apart
+from harness.explore.shrink.apart import Value, apart
 from harness.explore.shrink.case import Case
 from harness.explore.shrink.failure import Failure
 from harness.explore.shrink.turns import Schedule, Table, answers_of
@@ -28,6 +28,7 @@ EXECUTIONS: Final = 20_000  # by each
 CASE_PASSES: Final = (actors, operations, geometry)
 SCHEDULE_PASSES: Final = (past, preemptions, merge)
 ROUNDS_MAX: Final = 8
+SAMPLES: Final = 64  # schedules of which one has to be clean, see `_can_be_clean`
 
 Look = Callable[[str], bool]  # told what is being tried; False: enough
 
@@ -62,7 +63,7 @@ class Shrunk:
 
 def shrink(case: Case, finding: Finding, look: Look = lambda text: True) -> Shrunk | None:
     """Make a finding of the case's scenario small; None if it does not show again by itself."""
-    for strategy in (*STRATEGIES, "turns"):
+    for strategy in (*STRATEGIES, "random", "follow", "turns"):
         compile_engine(strategy)
     return _Shrinker(case, finding, look).run()
 
@@ -74,11 +75,16 @@ class _Shrinker:
         self._failure = Failure.of(case.scenario(), finding)
         self._look = look
         self._enough = False
+        self._must_be_race = False
 
     def run(self) -> Shrunk | None:
         first = self._apart("the recording", partial(_replayed, self._case, self._finding))
         if first is None or Failure.of(self._case.scenario(), first.finding) != self._failure:
             return None
+        expects = self._case.scenario()
+        if expects.check is not None or expects.outcome:
+            clean = self._apart("the scenario", partial(_can_be_clean, self._case))
+            self._must_be_race = bool(clean)
         result = Shrunk(self._case, first, first.length, first.preemptions)
         for module in CASE_PASSES:
             self._shrink_case(result, module.ABOUT, module.candidates)
@@ -133,9 +139,12 @@ class _Shrinker:
         scenario = case.scenario()
         for actor in scenario.actors:
             body_address(actor.body)  # compiled here, once, not in each child
-        return self._apart(about, partial(_searched, case, self._failure, steps))
+        found = self._apart(about, partial(_searched, case, self._failure, steps))
+        if found is not None and self._must_be_race and case != self._case:
+            return found if self._apart(about, partial(_can_be_clean, case)) else None
+        return found
 
-    def _apart(self, about: str, job: Callable[[], Schedule | None]) -> Schedule | None:
+    def _apart(self, about: str, job: Callable[[], Value]) -> Value | None:
         return apart(job, partial(self._go_on, about))
 
     def _go_on(self, about: str) -> bool:
@@ -147,7 +156,7 @@ class _Shrinker:
     def _shrink_schedule(self, result: Shrunk) -> None:
         """All passes in turn, until a whole round changes nothing."""
         job = partial(_improved, result.case, self._failure, result.schedule)
-        improved = apart(job, partial(self._go_on, "the schedule"))
+        improved = self._apart("the schedule", job)
         if improved is not None:
             result.schedule, passes = improved
             result.passes += passes
@@ -158,6 +167,16 @@ def _replayed(case: Case, finding: Finding) -> Schedule | None:
     player = Player(World(case.scenario()), oracles=(finding.oracle,))
     replay = player.play(finding.steps)
     return None if replay.finding is None else Schedule(replay.finding, replay.preemptions)
+
+
+def _can_be_clean(case: Case) -> bool:
+    """Whether some schedule shows nothing.
+
+    What a scenario expects at its end is about all of its actors.  If something is missing it may
+    fail whatever the schedule is: that is no race, and not the failure that was found.
+    """
+    player = Player(World(case.scenario()))
+    return any(player.play(player.sample(seed)).finding is None for seed in range(1, SAMPLES + 1))
 
 
 def _searched(case: Case, failure: Failure, steps: int) -> Schedule | None:
