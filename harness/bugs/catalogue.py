@@ -31,6 +31,7 @@ from workloads.errors import UsageError
 DIFF: Final = "patch.diff"
 STORY: Final = "story.md"
 REPRODUCER: Final = "reproducer.json"
+SOURCE_ROOT: Final = Path(__file__).resolve().parents[2]
 
 _FOLDER_NAME: Final = re.compile(r"(b[0-9]{2})-[a-z0-9]+(-[a-z0-9]+)*")
 _STORY: Final = re.compile(
