@@ -129,7 +129,7 @@ def look_at_clean(scenario: str, seconds: float, work: Path) -> Chain[Clean]:
         return Clean(scenario, problem=ended.complaint)
     # The reproducer goes with the work: the same words find it again.
     again = f"tdprace {shlex.join(words)}"
-    violations = [{**each, "reproducer": again} for each in document["violations"]]
+    violations = tuple({**each, "reproducer": again} for each in document["violations"])
     return Clean(
         scenario,
         document["executions"],
@@ -170,7 +170,7 @@ def bug_table(examined: Sequence[Examined]) -> str:
     """Who found what, how soon, and how short it can be told."""
     heads = ["bug", "scenario", "found by", "executions", "seconds", "steps"]
     rows = [_bug_row(each) for each in examined]
-    return render([*heads, f"of {REPLAYS} replays", "interpreted", ""], rows)
+    return render([*heads, f"of {REPLAYS} replays", "interpreted", "verdict"], rows)
 
 
 def _bug_row(each: Examined) -> list[Cell]:
@@ -183,8 +183,14 @@ def _bug_row(each: Examined) -> list[Cell]:
         each.shrunk_steps or "-",
         each.replayed if each.shrunk_steps else "-",
         "the same" if each.interpreted else "-",
-        "NOT" if each.problem else "",
+        _verdict(each),
     ]
+
+
+def _verdict(each: Examined) -> str:
+    if not each.found:
+        return "NOT FOUND"
+    return "NOT REPRODUCED" if each.problem else "found"
 
 
 def clean_table(clean: Sequence[Clean]) -> str:

@@ -38,7 +38,7 @@ class Refreshed:
         """What would change: `line 194 is 196 now`."""
         old, new = (_PLACE.findall(text) for text in (self.before, self.text))
         if len(old) != len(new):
-            return f"{len(old)} hunks are {len(new)} now"
+            return f"{len(old)} hunks before, {len(new)} now"
         moved = [f"line {a} is {b} now" for a, b in zip(old, new, strict=True) if a != b]
         return ", ".join(moved) or "written another way"
 
@@ -50,9 +50,13 @@ class Refreshed:
 def diffs(folder: Path, names: Sequence[str]) -> list[Path]:
     """The diffs of the entries that are named (all if none is); a name may also be a file's."""
     found = entries(folder)
-    files = [Path(name) if Path(name).is_file() else found[id_of(found, name)] for name in names]
-    chosen = files or list(found.values())
-    return [each / DIFF if each.is_dir() else each for each in chosen]
+    if not names:
+        return [each / DIFF for each in found.values()]
+    # A name with a folder or a suffix means a file, also one that is not there.
+    files = [Path(name) if {"/", "."} & set(name) else None for name in names]
+    return [
+        file or found[id_of(found, name)] / DIFF for file, name in zip(files, names, strict=True)
+    ]
 
 
 def refreshed(file: Path, source_root: Path) -> Refreshed:

@@ -163,7 +163,7 @@ def _listed(bug: Bug) -> dict[str, Any]:
 def _show(args: argparse.Namespace) -> int:
     (bug,) = chosen(bugs_in(args.catalogue), [args.id])
     print(f"{bug.id}: {bug.title}\n")
-    for name, value in [*book.facts(bug), ("folder", str(bug.folder))]:
+    for name, value in [*book.facts(bug), ("folder", str(_near(bug.folder)))]:
         print(f"  {name:<9} {value}")
     print(f"\n{bug.text.rstrip()}\n\n{bug.diff.read_text(encoding='utf-8').rstrip()}\n", flush=True)
     if kept.kept(bug) is None:
@@ -180,7 +180,7 @@ def _show(args: argparse.Namespace) -> int:
 def _book(args: argparse.Namespace) -> int:
     target = args.file or str(SOURCE_ROOT / book.NAME)
     if target != "-" and not Path(target).parent.is_dir():
-        raise UsageError(f"{target}: there is no such folder; name a FILE, or - for stdout")
+        raise UsageError(f"{target}: its folder is not there; name another FILE, or - for stdout")
     bugs = list(bugs_in(args.catalogue).values())
     chains = {bug.id: kept.told(bug) for bug in bugs if kept.kept(bug) is not None}
     with tempfile.TemporaryDirectory() as work:
@@ -192,7 +192,7 @@ def _book(args: argparse.Namespace) -> int:
         print(text, end="")
     else:
         store.replace_text(Path(target), text)
-        print(f"{target}: {len(bugs)} bugs, {len(chains)} of them with their explanations")
+        print(f"{_near(Path(target))}: {len(bugs)} bugs, {len(chains)} with their explanations")
     return 0
 
 
@@ -211,6 +211,12 @@ def _progress(quiet: bool, total: int, done: str) -> Iterator[Look[object]]:
         line.close()
 
 
+def _near(path: Path) -> Path:
+    """As somebody who stands in the checkout would name it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 # --- refresh -------------------------------------------------------------------------------------
 
 
@@ -223,9 +229,10 @@ def _refresh(args: argparse.Namespace) -> int:
     for each in moved:
         if not args.check:
             each.write()
-        print(f"{each.file}: {'would be ' if args.check else ''}written again: {each.moves}")
+        again = "would be written again" if args.check else "written again"
+        print(f"{_near(each.file)}: {again}: {each.moves}")
     for each in wrong:
-        print(f"{each.file}: DOES NOT APPLY: {each.problem}")
+        print(f"{_near(each.file)}: DOES NOT APPLY: {each.problem}")
     current = len(found) - len(moved) - len(wrong)
     verb = "have moved" if args.check else "were written again"
     print(f"{len(found)} diffs: {current} current, {len(moved)} {verb}, {len(wrong)} do not apply")
@@ -335,4 +342,4 @@ def _keep(bugs: Sequence[Bug], examined: Mapping[str, Examined], say: Speaker) -
             continue
         written = kept.keep(bug, each.reproducer)
         what = f"{each.shrunk_steps} steps" if written else "as it was"
-        say(f"kept: {bug.reproducer}: {what}")
+        say(f"kept: {_near(bug.reproducer)}: {what}")

@@ -28,7 +28,7 @@ def die_with_parent(parent_pid: int) -> None:
 def main(words: Sequence[str]) -> NoReturn:
     """`python -m harness.run.lifeline PID COMMAND...`: become a command that ends with PID."""
     die_with_parent(int(words[0]))
-    os.execv(words[1], words[1:])
+    os.execv(words[1], list(words[1:]))
 
 
 if __name__ == "__main__":
