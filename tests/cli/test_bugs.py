@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from harness.bugs.catalogue import catalogue
+from harness.bugs.interpreters import COLUMNS
 from tests.bugs.catalogues import REVIVED, ROOT, SCENARIO, entry, harmless_diff
 
 # So many traces that nobody exhausts it while a test waits.
@@ -25,7 +26,14 @@ def command(*words: object) -> list[str]:
 
 
 def tdprace(*words: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=seconds)
+    # What is told is as wide as the terminal, and here as wide as the book.
+    return subprocess.run(
+        command(*words),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env=os.environ | {"COLUMNS": str(COLUMNS)},
+    )
 
 
 @pytest.fixture(scope="module")
