@@ -108,6 +108,13 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument(
         "--keep-going", action="store_true", help="go on after a violation; one of each is kept"
     )
+    parser.add_argument(
+        "--no-shrink",
+        dest="shrink",
+        action="store_false",
+        help="keep the schedule as it was found; else actors, operations, levels, steps and"
+        " preemptions that the violation does not need are taken away",
+    )
     add_patch_argument(parser)
     add_output_arguments(parser)
 
@@ -252,6 +259,7 @@ def _finish(
         patch=patch_of(args),
         strategy=result.strategy,
         seed=args.seed or 1,
+        shrinks=args.shrink,
     )
     document["violations"] = violations
     folder.write(document)

@@ -120,7 +120,8 @@ def _finish(
             patch=patch,
             strategy=outcome.result.strategy,
             seed=args.seed or 1,
-            program=program.document(),
+            program=program,
+            shrinks=args.shrink,
         )
     else:
         how = "interrupted" if outcome.interrupted else "not reproduced"

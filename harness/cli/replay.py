@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument("file", type=Path, metavar="FILE", help="a reproducer, as explore stores")
     parser.add_argument("--explain", action="store_true", help="tell it, step by step")
     parser.add_argument("--all", action="store_true", help="with --explain: private steps too")
+    parser.add_argument(
+        "--brief",
+        action="store_true",
+        help="with --explain: only steps that must come before or after another actor's",
+    )
     parser.add_argument("--times", type=int, default=1, metavar="N", help="replay N times")
     parser.add_argument(
         "--chrome-trace", type=Path, metavar="FILE", help="write the story for trace viewers"
@@ -54,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     """Replay; 1 if the violation was reproduced."""
     recorded = read(args.file)
     _enter_patched_tree(recorded, args.words)
-    scenario = load_scenario(recorded.scenario, recorded.program, f"{args.file}: program")
+    scenario = load_scenario(
+        recorded.scenario, recorded.program, recorded.reduction, str(args.file)
+    )
     world = World(scenario)
     try:
         script = recorded.script(world)
@@ -65,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     story = _tell(recorded, world, script) if told else None
     if story is not None and args.explain and not quiet:
         columns = shutil.get_terminal_size((120, 24)).columns
-        print(explain(world, story, everything=args.all, width=max(columns, 100)))
+        width = max(columns, 100)
+        print(explain(world, story, everything=args.all, brief=args.brief, width=width))
     if args.chrome_trace is not None and story is not None:
         store.replace_text(args.chrome_trace, chrome_trace(world, story))
     if story is None:

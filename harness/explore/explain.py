@@ -6,6 +6,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 
+from harness.explore.shrink.order import order_of
 from harness.explore.story import Story, Told
 from harness.explore.world import World
 
@@ -16,35 +17,75 @@ NUMBER_WIDTH = 4
 TOLD = ("tables", "frames", "bitmap", "harvest", "marks")
 
 
-def explain(world: World, story: Story, *, everything: bool = False, width: int = 0) -> str:
-    """The story as text; without `everything`, steps that concern one actor alone are folded."""
-    names = [actor.name for actor in world.scenario.actors]
-    column = max(((width or WIDTH_DEFAULT) - NUMBER_WIDTH) // len(names) - 2, COLUMN_MIN)
+def explain(
+    world: World, story: Story, *, everything: bool = False, brief: bool = False, width: int = 0
+) -> str:
+    """The story as text; without `everything`, steps that concern one actor alone are folded.
+
+    `brief`: only steps that must come before or after one of another actor, one line each.
+    """
+    # Who does nothing here needs no column.
+    seen = sorted({told.actor for told in story.told} | {story.actor} - {-1})
+    columns = {actor: place for place, actor in enumerate(seen)}
+    names = [world.scenario.actors[actor].name for actor in seen]
+    column = max(((width or WIDTH_DEFAULT) - NUMBER_WIDTH) // max(len(names), 1) - 2, COLUMN_MIN)
     lines = [_row(["", *names], column), _row(["", *["-" * len(name) for name in names]], column)]
-    boring = set() if everything else _private_words(world, story)
+    boring = _unrelated(story) if brief else set()
+    if not brief and not everything:
+        private = _private_words(world, story)
+        boring = {told.number for told in story.told if told.word in private}
     held: dict[int, str] = defaultdict(str)
     for run in _runs(story.told, boring):
         first = run[0]
-        if first.word in boring:
-            lines += _cells(None, first.actor, [f"... {_count(len(run))}"], names, column)
+        if brief:
+            text = [_in_brief(world, run, boring, held)]
+            number = None if first.number in boring else first.number
+            lines += _cells(number, columns[first.actor], text, names, column)
+            continue
+        if first.number in boring:
+            text = [f"... {_count(len(run), 'private ')}"]
+            lines += _cells(None, columns[first.actor], text, names, column)
             held[first.actor] = run[-1].held
             continue
         text = [f"{first.function} ({first.place})", f"  {_what(world, first)}"]
         if first.held != held[first.actor]:
             text.append(f"  holds {first.held or 'nothing'}")
             held[first.actor] = first.held
-        lines += _cells(first.number, first.actor, text, names, column)
+        lines += _cells(first.number, columns[first.actor], text, names, column)
     if story.oracle:
         who = story.actor if story.actor >= 0 else (story.told[-1].actor if story.told else 0)
         text = [f"OOPS {story.oracle}: {story.message}"]
-        lines += _cells(None, who, text, names, column)
+        lines += _cells(None, columns.get(who, 0), text, names, column)
     else:
         lines.append("nothing was broken")
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _count(steps: int) -> str:
-    return f"{steps} private step{'s' * (steps != 1)}"
+def _count(steps: int, what: str = "") -> str:
+    return f"{steps} {what}step{'s' * (steps != 1)}"
+
+
+def _in_brief(world: World, run: list[Told], boring: set[int], held: dict[int, str]) -> str:
+    """One line: a step, or how many were folded; and what is held now, if that is news."""
+    first, last = run[0], run[-1]
+    news = ""
+    if last.held != held[first.actor]:
+        news = f"holds {last.held or 'nothing'}"
+        held[first.actor] = last.held
+    if first.number in boring:
+        return f"... {_count(len(run))}" + (f", then {news}" if news else "")
+    return f"{first.function}: {_what(world, first)}" + (f"; {news}" if news else "")
+
+
+def _unrelated(story: Story) -> set[int]:
+    """Numbers of steps whose place among the other actors' steps does not matter."""
+    order = order_of(story.trace)
+    related = {len(story.told)}
+    for row, before in enumerate(order.before):
+        others = [each for each in before if story.trace[each].actor != story.trace[row].actor]
+        if others:
+            related |= {row + 1, *(each + 1 for each in others)}
+    return {told.number for told in story.told if told.number not in related}
 
 
 def _private_words(world: World, story: Story) -> set[int]:
@@ -69,8 +110,8 @@ def _runs(told: list[Told], boring: set[int]) -> Iterator[list[Told]]:
     """Single steps, and runs of folded ones of one actor."""
     run: list[Told] = []
     for step in told:
-        folded = step.word in boring
-        if run and folded and run[0].word in boring and run[0].actor == step.actor:
+        folded = step.number in boring
+        if run and folded and run[0].number in boring and run[0].actor == step.actor:
             run.append(step)
             continue
         if run:

@@ -182,6 +182,11 @@ class Engine:
         steps = (Step(*map(int, row)) for row in rows[:, picked])
         return tuple(step for step in steps if step.kind != AGAIN)
 
+    def preemptions(self) -> int:
+        """Of the present trace."""
+        depth = int(self.block[at.H_DEPTH])
+        return int(self._rows[(depth - 1) * at.ROW_WORDS + at.R_PREEMPTIONS]) if depth else 0
+
     def outcomes(self, deadlocked: int) -> dict[tuple[int, ...], int]:
         """Values and how often they were seen."""
         table = self._outcomes.reshape(-1, len(self._outcome) + 2)

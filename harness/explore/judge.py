@@ -77,7 +77,7 @@ def fault_finding(world: World, block: Words, steps: Steps) -> Finding:
     a, b, c = (int(block[word]) for word in (at.H_FAULT_A, at.H_FAULT_B, at.H_FAULT_C))
     if fault >= WARN:
         oracle, sentence = CONDITIONS[fault - WARN]
-        return Finding(oracle, sentence.format(a=a, b=b, c=c), actor, steps)
+        return Finding(oracle, world.in_names(sentence.format(a=a, b=b, c=c)), actor, steps)
     names = [each.name for each in world.scenario.actors]
     oracle, message = _engine_fault(world, fault, names, actor, a, b, c)
     return Finding(oracle, message, actor, steps)

@@ -13,18 +13,27 @@ from typing import Any
 
 from workloads.errors import UsageError
 from workloads.scenario import Scenario
+from workloads.scenarios.reduced import read_reduction
 from workloads.scenarios.registry import SCENARIOS, load
 
 
 def load_scenario(
-    reference: str, program: dict[str, Any] | None = None, where: str = ""
+    reference: str,
+    program: dict[str, Any] | None = None,
+    reduction: dict[str, Any] | None = None,
+    where: str = "",
 ) -> Scenario:
-    """The scenario that `reference` names, or that a program is; UsageError if there is none."""
+    """The scenario that `reference` names, or that a program is; UsageError if there is none.
+
+    `reduction` is what is left out of one with a name; `where` the file that both come from.
+    """
+    if reduction is not None:
+        return read_reduction(reduction, f"{where}: reduction").of(load_scenario(reference))
     if program is not None:
         # Only here: what is imported is compiled, and other scenarios do not need its kernels.
         from workloads.scenarios.generated import read_program
 
-        return read_program(program, where).scenario()
+        return read_program(program, f"{where}: program").scenario()
     if "::" in reference:
         file, _, name = reference.rpartition("::")
         return _from_file(Path(file), name)

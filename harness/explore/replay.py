@@ -29,6 +29,7 @@ class Replay:
 
     `followed` of the recorded steps (answers apart) were done, and `new_steps` others between
     them; `diverged` names the actor that could not do the next one (-1: nobody had to).
+    `preemptions` is how often somebody was left who could have gone on.
     """
 
     finding: Finding | None
@@ -36,6 +37,7 @@ class Replay:
     followed: int
     new_steps: int
     diverged: int
+    preemptions: int = 0
 
 
 class Player:
@@ -54,26 +56,43 @@ class Player:
         """Follow a schedule and judge its end."""
         real = [step for step in script if step.kind <= STEP_LAST]
         answers = [(step.actor, step.new) for step in script if step.kind > STEP_LAST]
-        words = np.zeros(follow.SCRIPT + len(real) * follow.ENTRY_WORDS, np.int64)
-        words[follow.COUNT] = len(real)
-        words[follow.SCRIPT :] = [n for s in real for n in (s.actor, s.kind, s.word)]
-        # One more pair that nobody asks for: an address of 0 would mean "draw at random".
-        self._answers = np.array([*answers, (-1, 0)], np.int64).ravel()
-        engine, block = self.engine, self.engine.block
-        engine.use(load_strategy("follow"), words)
-        block[at.H_ANSWERS] = self._answers.ctypes.data
-        block[at.H_ANSWER_COUNT] = len(answers)
-        block[at.H_ANSWERED : at.H_ANSWERED_MORE + 1] = 0
-        engine.forget()
-        question = engine.run(1) >> 1
-        steps = engine.steps(int(block[at.H_DEPTH]))
+        question = self._run(
+            "follow", [n for s in real for n in (s.actor, s.kind, s.word)], answers
+        )
+        block = self.engine.block
+        steps = self.engine.steps(int(block[at.H_DEPTH]))
         diverged, finding = -1, None
         if int(block[at.H_FAULT]) == at.FAULT_DIVERGED:
             diverged = int(block[at.H_FAULT_ACTOR])
         else:
             finding = self._judge(question)
         followed, new_steps = int(block[follow.FOLLOWED]), int(block[follow.NEW_STEPS])
-        return Replay(finding, steps, followed, new_steps, diverged)
+        return Replay(finding, steps, followed, new_steps, diverged, self.engine.preemptions())
+
+    def play_turns(
+        self, turns: Sequence[tuple[int, int]], answers: Sequence[tuple[int, int]]
+    ) -> Replay:
+        """Let actors run by turns, (actor, steps) each, whatever their steps are."""
+        question = self._run("turns", [n for turn in turns for n in turn], answers)
+        finding = self._judge(question)
+        steps = self.engine.steps(int(self.engine.block[at.H_DEPTH]))
+        return Replay(finding, steps, 0, 0, -1, self.engine.preemptions())
+
+    def _run(self, strategy: str, script: Sequence[int], answers: Sequence[tuple[int, int]]) -> int:
+        """One execution by a strategy that follows a script; what to ask about it."""
+        module = load_strategy(strategy)
+        words = np.zeros(module.WORDS + len(script), np.int64)
+        words[module.WORDS :] = script
+        module.prepare(words, 0, 0)
+        # One more pair that nobody asks for: an address of 0 would mean "draw at random".
+        self._answers = np.array([*answers, (-1, 0)], np.int64).ravel()
+        engine, block = self.engine, self.engine.block
+        engine.use(module, words)
+        block[at.H_ANSWERS] = self._answers.ctypes.data
+        block[at.H_ANSWER_COUNT] = len(answers)
+        block[at.H_ANSWERED : at.H_ANSWERED_MORE + 1] = 0
+        engine.forget()
+        return engine.run(1) >> 1
 
     def sample(self, seed: int) -> tuple[Step, ...]:
         """The steps of one random execution."""

@@ -85,6 +85,7 @@ class Reproducer:
     violation: Violation
     steps: tuple[Recorded, ...]
     program: dict[str, Any] | None = None  # the scenario itself, if it has no name
+    reduction: dict[str, Any] | None = None  # what of a scenario with a name is left out
 
     @classmethod
     def of(
@@ -98,19 +99,21 @@ class Reproducer:
         strategy: str,
         seed: int,
         program: dict[str, Any] | None = None,
+        reduction: dict[str, Any] | None = None,
     ) -> Reproducer:
         """Record a finding."""
         names = [actor.name for actor in world.scenario.actors]
         who = names[found.actor] if found.actor >= 0 else ""
         violation = Violation(found.oracle, found.message, who)
         steps = tuple(recorded(world, found.steps))
-        return cls(reference, model, patch, strategy, seed, violation, steps, program)
+        return cls(reference, model, patch, strategy, seed, violation, steps, program, reduction)
 
     def dump(self) -> str:
         """The file's text, one step a line."""
         document = {KEY: VERSION, **asdict(self)}
-        if self.program is None:
-            del document["program"]
+        for key in ("program", "reduction"):
+            if document[key] is None:
+                del document[key]
         if self.patch is not None and not self.patch.diff:
             del document["patch"]["diff"]
         steps = document.pop("steps")
@@ -122,8 +125,8 @@ class Reproducer:
 
     @property
     def oracles(self) -> tuple[str, ...]:
-        """Whose words alone count; of a scenario with a name everybody's do."""
-        return () if self.program is None else (self.violation.oracle,)
+        """Whose words alone count: a shrunk schedule may break other rules on its way."""
+        return (self.violation.oracle,)
 
     def script(self, world: World) -> list[Step]:
         """The steps with the numbers that actors and words have now; UsageError if one is gone."""
@@ -196,7 +199,10 @@ def _checked(path: Path, document: dict[str, Any]) -> Reproducer:
             )
         ),
         tuple(_step(f"{where}: step {number}", step) for number, step in enumerate(steps, 1)),
-        None if "program" not in document else _field(where, document, "program", dict),
+        *(
+            _field(where, document, key, dict) if key in document else None
+            for key in ("program", "reduction")
+        ),
     )
 
 

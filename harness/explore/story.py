@@ -188,7 +188,7 @@ class Teller:
         if not self._is_wanted(oracle):
             return
         self._stopping = True
-        self._hub.throw(_Broken(oracle, message, number))
+        self._hub.throw(_Broken(oracle, self._world.in_names(message), number))
 
     def _is_wanted(self, oracle: str) -> bool:
         return not self._oracles or oracle in self._oracles

@@ -19,6 +19,7 @@ from workloads.errors import UsageError
 from workloads.scenario import ACTORS_MAX, GRADES, Scenario
 
 _ARRAY = re.compile(r"(\w+)\[([0-9]+)\]$")
+_WORD = re.compile(r"\bword ([0-9]+)\b")
 WORDS_MAX = 1 << 16
 # Counters that audits judge by a limit.
 COUNTED = (
@@ -79,6 +80,10 @@ class World:
         if word < len(self.words) and 0 <= actor < len(self.scenario.actors):
             return f"{self.scenario.actors[actor].name}.own[{offset}]"
         return f"word {word}"
+
+    def in_names(self, message: str) -> str:
+        """The message with names for the numbers of words."""
+        return _WORD.sub(lambda match: self.name_of(int(match[1])), message)
 
     def words_by_name(self) -> dict[str, int]:
         """Index of every word by its name."""

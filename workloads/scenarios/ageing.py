@@ -33,8 +33,9 @@ from workloads.scenarios.common import (
 )
 from workloads.scenarios.dying import drop_root, invalidate, one_root
 from workloads.scenarios.hosts import swap_page_0, swapped_out
+from workloads.scenarios.idle import nothing
 from workloads.scenarios.writers import map_and_forget
-from workloads.scenarios.zaps import nothing, small_pages_where_huge_may_be, zap_page_0
+from workloads.scenarios.zaps import small_pages_where_huge_may_be, zap_page_0
 
 
 @kernel

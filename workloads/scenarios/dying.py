@@ -40,7 +40,7 @@ from workloads.scenarios.common import (
     write_page_1,
 )
 from workloads.scenarios.hosts import move_page_0
-from workloads.scenarios.zaps import nothing
+from workloads.scenarios.idle import nothing
 
 
 @kernel

@@ -20,8 +20,8 @@ from workloads.scenarios.common import (
     write_page_1,
 )
 from workloads.scenarios.dying import destroy, work_once
+from workloads.scenarios.idle import nothing
 from workloads.scenarios.slots import create_slot, delete_slot, move_slot_away
-from workloads.scenarios.zaps import nothing
 
 HOLE = 4  # first gfn of the second of two memslots, which is nowhere
 

@@ -37,7 +37,7 @@ from workloads.scenarios.common import (
 )
 from workloads.scenarios.dying import drop_root, two_roots
 from workloads.scenarios.hosts import move_page_0, swap_page_0
-from workloads.scenarios.zaps import nothing
+from workloads.scenarios.idle import nothing
 
 
 @kernel

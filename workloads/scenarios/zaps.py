@@ -31,6 +31,7 @@ from workloads.scenarios.common import (
     write_page_0,
     write_page_1,
 )
+from workloads.scenarios.idle import nothing
 
 
 @kernel
@@ -66,11 +67,6 @@ def zap_nx_table(cpu: Cpu) -> None:
     rcu_read_unlock(cpu)
     mmu_write_unlock(cpu)
     maybe_free_deferred(cpu)
-
-
-@kernel
-def nothing(cpu: Cpu) -> None:
-    """An actor whose work was done before."""
 
 
 def executed(vm: Vm) -> None:

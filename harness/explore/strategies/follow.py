@@ -26,7 +26,8 @@ FOLLOWED, NEW_STEPS = range(at.H_STRATEGY, at.H_STRATEGY + 2)
 
 
 def prepare(words: Words, seed: int, depth: int) -> None:
-    """An empty recording."""
+    """The recording stands there already: count its steps."""
+    words[COUNT] = (len(words) - SCRIPT) // ENTRY_WORDS
 
 
 def remark(words: Words, actors: int) -> str:
