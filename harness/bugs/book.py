@@ -11,6 +11,7 @@ from harness.bugs.tree import CATALOGUE
 from harness.report.tables import Cell, render
 
 NAME = "docs/bugs.md"
+TOLD_WITH = ("--brief",)
 
 _HEAD = """\
 # Bugs of KVM's TDP MMU
@@ -23,7 +24,7 @@ chapters, `tdprace bugs check ID` finds the bug anew.
 """
 # As `tests.tables` knows its blocks, which then are made again with all others.
 _TOLD = re.compile(
-    rf"<!-- table: tdprace replay {CATALOGUE}/(b[0-9]+)-\S+ --explain -->\n```text\n(.*?)\n```\n"
+    rf"<!-- table: tdprace replay {CATALOGUE}/(b[0-9]+)-\S+ --explain --brief -->\n```text\n(.*?)\n```\n"
     "<!-- end -->",
     re.DOTALL,
 )
@@ -73,7 +74,7 @@ def _chapter(bug: Bug, told: str | None) -> Iterator[str]:
     if told is None:
         yield f"{how_to_keep(bug)}\n"
         return
-    command = f"tdprace replay {CATALOGUE}/{bug.name}/{REPRODUCER} --explain"
+    command = f"tdprace replay {CATALOGUE}/{bug.name}/{REPRODUCER} --explain --brief"
     yield f"<!-- table: {command} -->\n```text\n{told}\n```\n<!-- end -->\n"
 
 

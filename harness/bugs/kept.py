@@ -48,9 +48,9 @@ def how_to_keep(bug: Bug) -> str:
     return f"No reproducer is kept; `tdprace bugs check {bug.id} --keep` makes one."
 
 
-def told(bug: Bug) -> Chain[str]:
-    """What `tdprace replay` tells of it, in the patched tree; RunFailed if it does not show."""
-    ended = yield ("replay", str(bug.reproducer), "--explain", "--quiet")
+def told(bug: Bug, *options: str) -> Chain[str]:
+    """What `tdprace replay --explain` tells of it; RunFailed if the bug does not show any more."""
+    ended = yield ("replay", str(bug.reproducer), "--explain", *options, "--quiet")
     if ended.status != 1:
         raise RunFailed(
             f"{bug.id}: what is kept does not show the bug any more: {ended.complaint}; make it"

@@ -73,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     listing.add_argument("--json", metavar="FILE|-", help="write JSON; with -, print nothing else")
     showing = action("show", "one of them: story, diff, and how it happens")
     showing.add_argument("id", metavar="ID", help="b17, or the folder's name")
+    showing.add_argument(
+        "--brief",
+        action="store_true",
+        help="tell only steps that must come before or after another actor's",
+    )
     _add_check(action("check", "is each found, and the clean model not accused?"))
     refreshing = action("refresh", "write the diffs' line numbers again")
     refreshing.add_argument(
@@ -171,7 +176,8 @@ def _show(args: argparse.Namespace) -> int:
         return 0
     columns = shutil.get_terminal_size((COLUMNS, 24)).columns
     with tempfile.TemporaryDirectory() as work:
-        interpreters = Interpreters({bug.id: kept.told(bug)}, 1, Path(work), columns)
+        told = kept.told(bug, *(["--brief"] if args.brief else []))
+        interpreters = Interpreters({bug.id: told}, 1, Path(work), columns)
         interpreters.run()
     print(interpreters.results[bug.id])
     return 0
@@ -182,7 +188,8 @@ def _book(args: argparse.Namespace) -> int:
     if target != "-" and not Path(target).parent.is_dir():
         raise UsageError(f"{target}: its folder is not there; name another FILE, or - for stdout")
     bugs = list(bugs_in(args.catalogue).values())
-    chains = {bug.id: kept.told(bug) for bug in bugs if kept.kept(bug) is not None}
+    with_one = [bug for bug in bugs if kept.kept(bug) is not None]
+    chains = {bug.id: kept.told(bug, *book.TOLD_WITH) for bug in with_one}
     with tempfile.TemporaryDirectory() as work:
         interpreters = Interpreters(chains, JOBS_DEFAULT, Path(work))
         with _progress(args.quiet, len(chains), "told") as look:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.bugs.book import NAME, book, told_in
+from harness.bugs.book import NAME, TOLD_WITH, book, told_in
 from harness.bugs.catalogue import bugs_in, catalogue
 from harness.bugs.interpreters import Interpreters
 from harness.bugs.kept import told
@@ -36,7 +36,7 @@ def test_explanations_are_what_replay_tells(document):
     bugs = bugs if os.environ.get("TDPRACE_ALL_BUGS") else bugs[:FEW]
     assert bugs
     with tempfile.TemporaryDirectory() as work:
-        interpreters = Interpreters({bug.id: told(bug) for bug in bugs}, 2, Path(work))
+        interpreters = Interpreters({bug.id: told(bug, *TOLD_WITH) for bug in bugs}, 2, Path(work))
         assert interpreters.run()
     texts = told_in(document)
     for bug in bugs:
@@ -51,7 +51,7 @@ def test_a_chapter(tmp_path):
     assert told_in(text) == {"b01": "   one  other\n   OOPS"}
     # As `make tables` sees it: the same block, made by the command.
     ((_, command, body, _),) = BLOCK.findall(text)
-    assert command == "tdprace replay workloads/bugs/b01-first/reproducer.json --explain"
+    assert command == "tdprace replay workloads/bugs/b01-first/reproducer.json --explain --brief"
     assert body == "   one  other\n   OOPS\n"
     first, second = text.split("## b02: ")
     assert "| [b01](#b01) | Title of b01-first " in first

@@ -96,7 +96,7 @@ def test_what_is_right_is_kept_and_told(checked):
     listed = json.loads(tdprace("list", "--catalogue", own, "--json", "-").stdout)["bugs"]
     steps = len(json.loads(text)["steps"])
     assert [each["steps_kept"] for each in listed] == [steps, None, None]
-    shown = tdprace("show", "B01", "--catalogue", own)
+    shown = tdprace("show", "B01", "--brief", "--catalogue", own)
     assert (shown.returncode, shown.stderr) == (0, "")
     story, told = shown.stdout.split(REVIVED.read_text().rstrip())
     assert "Title of b01-true" in story
@@ -104,7 +104,7 @@ def test_what_is_right_is_kept_and_told(checked):
     assert "OOPS roots" in told
     book = tdprace("book", "-", "--catalogue", own, "--quiet")
     assert (book.returncode, book.stderr) == (0, "")
-    (block,) = re.findall(r"--explain -->\n```text\n(.*?)\n```\n", book.stdout, re.DOTALL)
+    (block,) = re.findall(r"--explain --brief -->\n```text\n(.*?)\n```\n", book.stdout, re.DOTALL)
     assert block.strip() == told.strip()
     replayed = subprocess.run(
         [sys.executable, "-m", "harness", "replay", own / TRUE / "reproducer.json", "--quiet"],
