@@ -24,8 +24,8 @@ chapters, `tdprace bugs check ID` finds the bug anew.
 """
 # As `tests.tables` knows its blocks, which then are made again with all others.
 _TOLD = re.compile(
-    rf"<!-- table: tdprace replay {CATALOGUE}/(b[0-9]+)-\S+ --explain --brief -->\n```text\n(.*?)\n```\n"
-    "<!-- end -->",
+    rf"<!-- table: tdprace replay {CATALOGUE}/(b[0-9]+)-\S+ --explain --brief -->\n"
+    r"```text\n(.*?)\n```\n<!-- end -->",
     re.DOTALL,
 )
 
