@@ -18,9 +18,9 @@ _HEAD = """\
 
 <!-- Written by `tdprace bugs book`. Stories are edited in workloads/bugs, not here. -->
 
-Races that the TDP MMU had. A diff against `mmu/` brings each of them back, exploring a small
-scenario finds it, and an oracle names what it breaks. `tdprace bugs show ID` prints one of these
-chapters, `tdprace bugs check ID` finds the bug anew.
+Mistakes that were made, in a released kernel or on the way into one. A diff against `mmu/` brings
+each of them back, exploring a small scenario finds it, and an oracle names what it breaks.
+`tdprace bugs show ID` tells one of these with every step, `tdprace bugs check ID` finds it anew.
 """
 # As `tests.tables` knows its blocks, which then are made again with all others.
 _TOLD = re.compile(
