@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.bugs.catalogue import Bug
 from harness.bugs.interpreters import Chain, Ended
+from harness.bugs.kept import is_reproduced
 from harness.explore.reproducer import FILE, Reproducer, read
 from harness.report.tables import Cell, render
 from workloads.errors import UsageError
@@ -110,11 +111,11 @@ def examine(bug: Bug, seconds: float, work: Path) -> Chain[Examined]:
         return replace(examined, problem=str(error))
     examined = replace(examined, shrunk_steps=len(reproducer.steps), reproducer=reproducer)
     ended = yield ("replay", str(file), "--times", str(REPLAYS), "--quiet")
-    if ended.status != FOUND:
+    if not is_reproduced(ended, REPLAYS):
         return replace(examined, problem=f"replayed: {ended.complaint}")
     examined = replace(examined, replayed=REPLAYS)
     ended = yield ("replay", str(file), "--explain", "--quiet")
-    if ended.status != FOUND:
+    if not is_reproduced(ended):
         return replace(examined, problem=f"interpreted: {ended.complaint}")
     return replace(examined, interpreted=True)
 
@@ -150,7 +151,10 @@ def _document(ended: Ended) -> dict[str, Any] | None:
     """What explore says of its run, if it could be done."""
     if ended.status not in (FOUND_NOTHING, FOUND):
         return None
-    document: dict[str, Any] = json.loads(ended.out)
+    try:
+        document: dict[str, Any] = json.loads(ended.out)
+    except ValueError:
+        return None  # a traceback has the exit status of a finding
     return document
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.bugs.catalogue import DIFF, Bug
-from harness.bugs.interpreters import Chain
+from harness.bugs.interpreters import Chain, Ended
 from harness.explore.reproducer import Patch, Reproducer, read
 from harness.report.store import replace_text
 from workloads.errors import RunFailed, UsageError
@@ -48,10 +48,16 @@ def how_to_keep(bug: Bug) -> str:
     return f"No reproducer is kept; `tdprace bugs check {bug.id} --keep` makes one."
 
 
+def is_reproduced(ended: Ended, times: int = 1) -> bool:
+    """Whether `tdprace replay` says so; a traceback has the same exit status."""
+    said = "reproduced:" if times == 1 else f"reproduced, {times} times:"
+    return ended.status == 1 and said in ended.out
+
+
 def told(bug: Bug, *options: str) -> Chain[str]:
     """What `tdprace replay --explain` tells of it; RunFailed if the bug does not show any more."""
     ended = yield ("replay", str(bug.reproducer), "--explain", *options, "--quiet")
-    if ended.status != 1:
+    if not is_reproduced(ended):
         raise RunFailed(
             f"{bug.id}: what is kept does not show the bug any more: {ended.complaint}; make it"
             f" again: tdprace bugs check {bug.id} --keep"

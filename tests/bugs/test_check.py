@@ -24,7 +24,9 @@ from harness.explore.reproducer import KEY, read
 from tests.bugs.catalogues import entry
 from workloads.errors import RunFailed
 
-REPRODUCED = Ended(1, "reproduced", "")
+REPLAYED = Ended(1, "reproduced, 100 times: roots: broke\n", "")
+INTERPRETED = Ended(1, "  vcpu 0\nreproduced: roots: broke\n", "")
+CRASHED = Ended(1, "", "Traceback (most recent call last):\nKeyError: 'x'\n")
 STEP = {"actor": "a", "do": "read", "word": "x", "occurrence": 1, "saw": 0, "stored": 0}
 
 
@@ -91,7 +93,7 @@ def found_by(*oracles: str, stored: tuple[str, ...] | None = None, **more):
 
 
 def test_a_bug_that_is_found_replayed_and_told(bug, tmp_path):
-    asked, examined = drive(examine(bug, 7.5, tmp_path), found_by("roots"), REPRODUCED, REPRODUCED)
+    asked, examined = drive(examine(bug, 7.5, tmp_path), found_by("roots"), REPLAYED, INTERPRETED)
     assert examined == Examined(
         id="b01",
         name="b01-first",
@@ -119,7 +121,7 @@ def test_a_bug_that_is_found_replayed_and_told(bug, tmp_path):
 
 
 def test_of_several_reproducers_the_oracles_own(bug, tmp_path):
-    endings = found_by("dirty", "roots"), REPRODUCED, REPRODUCED
+    endings = found_by("dirty", "roots"), REPLAYED, INTERPRETED
     asked, examined = drive(examine(bug, 10, tmp_path), *endings)
     assert (examined.found, examined.oracle, examined.problem) == (True, "roots", "")
     assert examined.shrunk_steps == 4
@@ -140,9 +142,13 @@ def test_of_several_reproducers_the_oracles_own(bug, tmp_path):
             "replayed: diverged",
             "NOT REPRODUCED",
         ),
+        ((CRASHED,), "KeyError: 'x'", "NOT FOUND"),
+        ((found_by("roots"), CRASHED), "replayed: KeyError: 'x'", "NOT REPRODUCED"),
+        ((found_by("roots"), INTERPRETED), "replayed: exit status 1", "NOT REPRODUCED"),
+        ((found_by("roots"), REPLAYED, CRASHED), "interpreted: KeyError: 'x'", "NOT REPRODUCED"),
         ((found_by("roots"), Ended(0, "", "")), "replayed: exit status 0", "NOT REPRODUCED"),
         (
-            (found_by("roots"), REPRODUCED, Ended(4, "", "tdprace: diverged\n")),
+            (found_by("roots"), REPLAYED, Ended(4, "", "tdprace: diverged\n")),
             "interpreted: diverged",
             "NOT REPRODUCED",
         ),
@@ -222,8 +228,10 @@ def test_what_is_kept_names_the_diff_beside_it(bug, tmp_path):
 
 
 def test_telling_what_is_kept(bug):
-    asked, text = drive(told(bug), Ended(1, "\n   one  other\nreproduced\n", ""))
+    asked, text = drive(told(bug), Ended(1, "\n   one  other\nreproduced: x\n", ""))
     assert asked == [("replay", str(bug.reproducer), "--explain", "--quiet")]
-    assert text == "   one  other\nreproduced"
+    assert text == "   one  other\nreproduced: x"
     with pytest.raises(RunFailed, match=r"b01: what is kept does not show .*: diverged; make it"):
         drive(told(bug), Ended(4, "", "tdprace: diverged\n"))
+    with pytest.raises(RunFailed, match="KeyError"):
+        drive(told(bug), CRASHED)
