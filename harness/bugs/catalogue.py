@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,7 @@ from workloads.errors import UsageError
 DIFF: Final = "patch.diff"
 STORY: Final = "story.md"
 REPRODUCER: Final = "reproducer.json"
+SOURCE_ROOT: Final = Path(__file__).resolve().parents[2]
 
 _FOLDER_NAME: Final = re.compile(r"(b[0-9]{2})-[a-z0-9]+(-[a-z0-9]+)*")
 _STORY: Final = re.compile(
@@ -79,42 +81,62 @@ class Bug:
 
 def catalogue(source_root: Path) -> dict[str, Bug]:
     """All bugs by id, in order; UsageError for an entry that is incomplete."""
-    bugs: dict[str, Bug] = {}
-    for folder in sorted((source_root / CATALOGUE).iterdir()):
-        if not folder.is_dir() or folder.name.startswith((".", "__")):
+    return bugs_in(source_root / CATALOGUE)
+
+
+def bugs_in(folder: Path) -> dict[str, Bug]:
+    """The same of a catalogue that lies in `folder`."""
+    return {id_: _read(id_, entry) for id_, entry in entries(folder).items()}
+
+
+def entries(folder: Path) -> dict[str, Path]:
+    """The entries' folders by id, in order; only their names and diffs are looked at."""
+    try:
+        found = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot read the catalogue: {error.strerror}") from error
+    by_id: dict[str, Path] = {}
+    for entry in found:
+        if entry.name.startswith((".", "__")):
             continue
-        bug = _read(folder)
-        if bug.id in bugs:
-            raise UsageError(f"{folder}: {bug.id} is {bugs[bug.id].name} already")
-        bugs[bug.id] = bug
-    return bugs
+        named = _FOLDER_NAME.fullmatch(entry.name)
+        if named is None:
+            raise UsageError(f"{entry}: not named like b17-what-goes-wrong")
+        if named[1] in by_id:
+            raise UsageError(f"{entry}: {named[1]} is {by_id[named[1]].name} already")
+        if not (entry / DIFF).is_file():
+            raise UsageError(f"{entry}: has no {DIFF}")
+        by_id[named[1]] = entry
+    return by_id
 
 
-def chosen(bugs: dict[str, Bug], names: list[str]) -> list[Bug]:
+def chosen(bugs: dict[str, Bug], names: Sequence[str]) -> list[Bug]:
     """Those that are named (`B17`, `b17`, or the folder's name), all if none is."""
-    by_name = {bug.name: bug for bug in bugs.values()} | bugs
-    for name in names:
-        if name.lower() not in by_name:
-            known = ", ".join(bugs)
-            raise UsageError(f"the catalogue has no bug {name!r}; it has {known}")
-    return [by_name[name.lower()] for name in names] or list(bugs.values())
+    ids = [id_of({id_: bug.folder for id_, bug in bugs.items()}, name) for name in names]
+    return [bugs[id_] for id_ in dict.fromkeys(ids)] or list(bugs.values())
 
 
-def _read(folder: Path) -> Bug:
-    named = _FOLDER_NAME.fullmatch(folder.name)
-    if named is None:
-        raise UsageError(f"{folder}: not named like b17-what-goes-wrong")
-    if not (folder / DIFF).is_file():
-        raise UsageError(f"{folder}: has no {DIFF}")
+def id_of(folders: dict[str, Path], name: str) -> str:
+    """The id that a name means; UsageError if there is no such entry."""
+    ids = {folder.name: id_ for id_, folder in folders.items()} | {id_: id_ for id_ in folders}
+    if name.lower() not in ids:
+        known = ", ".join(folders) or "none"
+        raise UsageError(f"the catalogue has no bug {name!r}; it has {known}")
+    return ids[name.lower()]
+
+
+def _read(id_: str, folder: Path) -> Bug:
     path = folder / STORY
     try:
         match = _STORY.fullmatch(path.read_text(encoding="utf-8").strip())
     except OSError as error:
         raise UsageError(f"{path}: cannot read it: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: no text") from error
     if match is None:
         raise UsageError(f"{path}: begins with `# title`, a ```toml block of facts, then the story")
     facts = _facts(path, match["facts"])
-    return Bug(named[1], folder.name, folder, match["title"], text=match["text"], **facts)
+    return Bug(id_, folder.name, folder, match["title"], text=match["text"], **facts)
 
 
 def _facts(path: Path, text: str) -> dict[str, Any]:

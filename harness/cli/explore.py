@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
-
-from rich.console import Console
-from rich.live import Live
 
 from harness.cli.common import (
     add_output_arguments,
@@ -22,6 +18,7 @@ from harness.cli.common import (
     write_json,
 )
 from harness.cli.findings import store_findings
+from harness.cli.live import LiveLine
 from harness.cli.speaker import Speaker
 from harness.explore.explorer import Bounds, Result, compile_engine
 from harness.explore.judge import grade_of, outcome_text
@@ -209,30 +206,17 @@ def _bounds(args: argparse.Namespace) -> Bounds:
 
 
 class ExploreStatus:
-    """One live line in a terminal, a plain line every 5 s elsewhere."""
+    """How far the exploration is."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self._quiet = args.quiet
         self._seconds = _bounds(args).seconds
         self._executions = args.executions or 0
-        self._began = self._said = time.monotonic()
-        console = Console(stderr=True)
-        self._live: Live | None = None
-        if not self._quiet and console.is_terminal:
-            self._live = Live(console=console, auto_refresh=False, transient=True)
-            self._live.start(refresh=False)
+        self._began = time.monotonic()
+        self._line = LiveLine(args.quiet, plain_s=PLAIN_LINE_S)
 
     def look(self, result: Result) -> None:
         """Redraw if it is time."""
-        now = time.monotonic()
-        if self._quiet or (self._live is None and now - self._said < PLAIN_LINE_S):
-            return
-        self._said = now
-        text = self._text(result, now - self._began)
-        if self._live is not None:
-            self._live.update(text, refresh=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        self._line.show(lambda: self._text(result, time.monotonic() - self._began))
 
     def _text(self, result: Result, passed: float) -> str:
         text = (
@@ -248,9 +232,7 @@ class ExploreStatus:
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._line.close()
 
 
 def _finish(

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from harness.bugs.catalogue import SOURCE_ROOT, catalogue
 from harness.cli.common import write_json
 from harness.explore.strategies.registry import STRATEGIES
 from harness.oracles.verdict import ORACLES
@@ -33,6 +34,10 @@ def run(args: argparse.Namespace) -> int:
         "oracles": {
             each.NAME: {"property": each.PROPERTY, "in_stress": each.IN_STRESS} for each in ORACLES
         },
+        "bugs": {
+            bug.id: {"title": bug.title, "scenario": bug.scenario, "oracle": bug.oracle}
+            for bug in catalogue(SOURCE_ROOT).values()
+        },
     }
     write_json(args.json, document)
     if args.json == "-":
@@ -54,4 +59,7 @@ def run(args: argparse.Namespace) -> int:
             [[each.NAME, each.PROPERTY, each.IN_STRESS] for each in ORACLES],
         )
     )
+    print()
+    found = [[id_, *bug.values()] for id_, bug in document["bugs"].items()]
+    print(render(["bug", "what goes wrong", "scenario", "oracle"], found))
     return 0

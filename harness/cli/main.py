@@ -20,9 +20,10 @@ COMMANDS = {
     "scale": "vCPU-scaling table over counts and policies",
     "explore": "explore a scenario's interleavings, all of them if possible",
     "replay": "replay a reproducer, or tell its story",
+    "bugs": "real bugs: list, show, check that each is found, refresh their diffs",
     "mutants": "take away each flush, lock, test or mark in turn: who notices?",
     "results": "list, show and compare stored runs",
-    "list": "workloads, scenarios, strategies, policies and oracles",
+    "list": "workloads, scenarios, strategies, policies, oracles and bugs",
     "doctor": "what this machine can run",
 }
 
@@ -33,6 +34,7 @@ guest memory, in many processes over shared memory.
   tdprace stress dirty-log -g -v 4 -b 64M -s 2m -w 5 --compare huge-split
   tdprace stress access-trace --trace FILE -v 2
   tdprace explore map-map-same
+  tdprace bugs show b17
   tdprace scale dirty-log -g --vcpus 1,2,4,8 -b 64M -s 2m --compare huge-split
 """
 EPILOG = """\

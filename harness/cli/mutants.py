@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-
 from harness.bugs.mutants.campaign import Budget, Campaign, Record, file_name
 from harness.bugs.mutants.catalogue import Mutant, all_mutants, chosen
 from harness.bugs.mutants.explained import explained_text, explanations
@@ -18,6 +15,7 @@ from harness.bugs.mutants.hunt import STRATEGIES
 from harness.bugs.mutants.reach import reach_map
 from harness.bugs.mutants.table import how_far, kill_table, oracle_table, remainders
 from harness.cli.common import add_output_arguments, compile_model, notice, write_json
+from harness.cli.live import LiveLine
 from harness.cli.speaker import Speaker
 from harness.explore.explorer import compile_engine
 from harness.report import store
@@ -177,50 +175,36 @@ def _compile(quiet: bool) -> None:
 
 
 class Progress:
-    """One live line in a terminal, a plain line now and then elsewhere."""
+    """How far the campaign is, and how long the rest may take."""
 
     def __init__(
         self, mutants: Sequence[Mutant], records: Mapping[str, Record], quiet: bool
     ) -> None:
         self._mutants = mutants
         self._before = sum(each.name in records for each in mutants)
-        self._quiet = quiet
         self._began = time.monotonic()
-        self._said = 0.0
-        self._console = Console(stderr=True)
-        self._live: Live | None = None
-        if not quiet and self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start(refresh=False)
+        self._line = LiveLine(quiet, plain_s=PLAIN_LINE_S, redraw_s=REDRAW_S)
 
     def look(self, under_way: Sequence[Mutant], records: Mapping[str, Record]) -> bool:
         """Redraw if it is time; always True."""
-        now = time.monotonic()
-        every = PLAIN_LINE_S if self._live is None else REDRAW_S
-        if self._quiet or now - self._said < every:
-            return True
-        self._said = now
-        text = f"{how_far(self._mutants, records)}{self._left(records, now)}; now "
-        text += ", ".join(each.name for each in under_way)
-        if self._live is not None:
-            self._live.update(text, refresh=True)
-        else:
-            self._console.print(text, soft_wrap=True, highlight=False)
+        self._line.show(lambda: self._text(under_way, records))
         return True
 
-    def _left(self, records: Mapping[str, Record], now: float) -> str:
+    def _text(self, under_way: Sequence[Mutant], records: Mapping[str, Record]) -> str:
+        names = ", ".join(each.name for each in under_way)
+        return f"{how_far(self._mutants, records)}{self._left(records)}; now {names}"
+
+    def _left(self, records: Mapping[str, Record]) -> str:
         done = sum(each.name in records for each in self._mutants)
         if done == self._before:
             return ""
-        each = (now - self._began) / (done - self._before)
+        each = (time.monotonic() - self._began) / (done - self._before)
         minutes = each * (len(self._mutants) - done) / 60
         return f"; about {minutes:.0f} min left" if minutes >= 1 else "; less than a minute left"
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._line.close()
 
 
 def _finish(

@@ -67,7 +67,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Patch:
-    """The diff that the model was patched with."""
+    """The diff that the model was patched with; without its text it lies beside the reproducer."""
 
     file: str
     diff: str
@@ -114,6 +114,8 @@ class Reproducer:
         for key in ("program", "reduction"):
             if document[key] is None:
                 del document[key]
+        if self.patch is not None and not self.patch.diff:
+            del document["patch"]["diff"]
         steps = document.pop("steps")
         head = json.dumps(document, indent=1)[:-2]
         lines = ",\n".join("  " + json.dumps(step) for step in steps)
@@ -187,9 +189,7 @@ def _checked(path: Path, document: dict[str, Any]) -> Reproducer:
     return Reproducer(
         _field(where, document, "scenario", str),
         _field(where, document, "model", str),
-        None
-        if patch is None
-        else Patch(*(_field(f"{where}: patch", patch, key, str) for key in ("file", "diff"))),
+        None if patch is None else _patch(path, patch),
         _field(where, document, "strategy", str),
         _field(where, document, "seed", int),
         Violation(
@@ -204,6 +204,20 @@ def _checked(path: Path, document: dict[str, Any]) -> Reproducer:
             for key in ("program", "reduction")
         ),
     )
+
+
+def _patch(path: Path, patch: Any) -> Patch:
+    """The diff, from the file itself or from the one beside it."""
+    where = f"{path}: patch"
+    file = _field(where, patch, "file", str)
+    if "diff" in patch:
+        return Patch(file, _field(where, patch, "diff", str))
+    if file != Path(file).name:
+        raise UsageError(f"{where}: {file!r} is not the name of a file beside it")
+    try:
+        return Patch(file, (path.parent / file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{where}: cannot read {file}, which belongs beside it") from error
 
 
 def _step(where: str, step: Any) -> Recorded:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
 
@@ -20,3 +23,13 @@ def die_with_parent(parent_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def main(words: Sequence[str]) -> NoReturn:
+    """`python -m harness.run.lifeline PID COMMAND...`: become a command that ends with PID."""
+    die_with_parent(int(words[0]))
+    os.execv(words[1], words[1:])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
