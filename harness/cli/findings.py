@@ -66,6 +66,7 @@ def store_findings(
                 say(f"  {text}")
         say(f"  again:  {again}")
         say(f"  story:  {again} --explain")
+        say(f"  test:   {again} --as-test")
         violations.append(
             {
                 "oracle": found.oracle,
