@@ -74,17 +74,23 @@ def _sweep(
     """One scenario after the other, and what exploring it gave."""
     bounds = Bounds(seconds=seconds, steps=args.steps)
     tasks = tasks_for(STRATEGY, bounds, args.seed or 1, args.jobs or cores())
-    for number, (name, scenario) in enumerate(scenarios.items(), start=1):
-        line = LiveLine(args.quiet, plain_s=PLAIN_LINE_S)
-        look = partial(_show, line, f"{name}, scenario {number} of {len(scenarios)}")
-        try:
-            result = explore(scenario, tasks, stop_at_finding=not args.keep_going, look=look)
-            swept = Swept(name, result)
-        except RunFailed as error:
-            swept = Swept(name, Result(STRATEGY), str(error))
-        finally:
-            line.close()
-        yield name, swept
+    line = LiveLine(args.quiet, plain_s=PLAIN_LINE_S)
+    try:
+        for number, (name, scenario) in enumerate(scenarios.items(), start=1):
+            look = partial(_show, line, f"{name}, scenario {number} of {len(scenarios)}")
+            try:
+                result = explore(scenario, tasks, stop_at_finding=not args.keep_going, look=look)
+                swept = Swept(name, result)
+            except RunFailed as error:
+                swept = Swept(name, Result(STRATEGY), str(error))
+            said = swept.error or swept.result.findings
+            if said:
+                line.close()
+            yield name, swept
+            if said:
+                line = LiveLine(args.quiet, plain_s=PLAIN_LINE_S)
+    finally:
+        line.close()
 
 
 def _show(line: LiveLine, where: str, result: Result) -> None:
