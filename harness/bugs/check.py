@@ -221,4 +221,5 @@ def _how_far(clean: Clean) -> str:
 
 def problems(examined: Sequence[Examined], clean: Sequence[Clean]) -> list[str]:
     """A line for each thing that is not as it must be."""
-    return [str(each) for each in (*examined, *clean) if each.problem]
+    wrong: list[Examined | Clean] = [each for each in examined if each.problem]
+    return [str(each) for each in [*wrong, *(each for each in clean if each.problem)]]
