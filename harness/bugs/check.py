@@ -119,6 +119,8 @@ def examine(bug: Bug, seconds: float, work: Path) -> Chain[Examined]:
     except UsageError as error:
         return replace(examined, problem=str(error))
     examined = replace(examined, shrunk_steps=len(reproducer.steps), reproducer=reproducer)
+    if not reproducer.steps:
+        return replace(examined, problem="shrunk to no step at all: its set-up alone is broken")
     ended = yield ("replay", str(file), "--times", str(REPLAYS), "--quiet")
     if not is_reproduced(ended, REPLAYS):
         return replace(examined, problem=f"replayed: {ended.complaint}")

@@ -143,6 +143,7 @@ def test_of_several_reproducers_the_oracles_own(bug, tmp_path):
             "replayed: diverged",
             "NOT REPRODUCED",
         ),
+        ((found_by("roots", steps=0),), "no step at all", "NOT REPRODUCED"),
         ((CRASHED,), "KeyError: 'x'", "NOT FOUND"),
         ((found_by("roots"), CRASHED), "replayed: KeyError: 'x'", "NOT REPRODUCED"),
         ((found_by("roots"), INTERPRETED), "replayed: exit status 1", "NOT REPRODUCED"),
