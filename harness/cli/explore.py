@@ -35,6 +35,7 @@ from workloads.scenario import GRADES, Scenario
 from workloads.units import parse_duration
 
 SECONDS_DEFAULT = 60.0
+SWEEP_SECONDS = 1.0  # of each scenario
 STEPS_MAX = 50_000
 PLAIN_LINE_S = 5.0
 EPILOG = """\
@@ -44,6 +45,7 @@ examples:
   tdprace explore workloads/litmus/store_buffering.py::STORE_BUFFERING
   tdprace explore my.py::MINE --strategy surw --seconds 10m -j 2
   tdprace explore --from latest                        what a stress run has just broken, in small
+  tdprace explore --all --patch bug.diff               does any scenario notice this change?
 
 `tdprace list` names scenarios and strategies; docs/explore.md shows how to write a scenario.
 exit status: 0 nothing found, 1 a violation was found, 2 wrong usage, 4 it could not be explored
@@ -62,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         help="instead of a scenario: rebuild small ones from the last events of a stored stress"
         " run (its folder, run.json or id) that ended with a violation, and look for the same"
         " oracle's; the run's patch is applied by itself",
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="instead of a scenario: all of them, one after the other, each for --seconds"
+        f" (default {SWEEP_SECONDS:.0f}s), until one shows a violation",
     )
     parser.add_argument(
         "--strategy",
@@ -141,6 +149,10 @@ def run(args: argparse.Namespace) -> int:
 
         return explore_run(args, SECONDS_DEFAULT)
     enter_patched_tree(args)
+    if args.all:
+        from harness.cli.sweep import explore_all
+
+        return explore_all(args, SWEEP_SECONDS)
     scenario = load_scenario(args.scenario)
     check_scenario(scenario)
     folder = store.open_run(args.results, "explore", scenario.name)
@@ -164,12 +176,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse_unused(args: argparse.Namespace) -> None:
     """An option that would be ignored is an error, not a surprise."""
-    if (args.run is None) == (args.scenario is None):
-        raise UsageError("say what to explore: a SCENARIO, or --from RUN")
-    if args.run is not None:
-        given = [flag for flag, value in _unused_from(args).items() if value]
+    if (args.run is not None) + (args.scenario is not None) + args.all != 1:
+        raise UsageError("say what to explore: a SCENARIO, --from RUN, or --all")
+    if args.run is not None or args.all:
+        given = [flag for flag, value in _unused_by_many(args).items() if value]
         if given:
-            raise UsageError(f"--from does not use {', '.join(given)}")
+            way = "--all" if args.all else "--from"
+            raise UsageError(f"{way} does not use {', '.join(given)}")
     for option in OPTIONAL:
         if getattr(args, option) is not None and option not in STRATEGIES[args.strategy].options:
             users = [name for name, info in STRATEGIES.items() if option in info.options]
@@ -181,13 +194,13 @@ def _refuse_unused(args: argparse.Namespace) -> None:
         raise UsageError(f"--steps {args.steps} is more than {STEPS_MAX} (memory for the trace)")
 
 
-def _unused_from(args: argparse.Namespace) -> dict[str, object]:
+def _unused_by_many(args: argparse.Namespace) -> dict[str, object]:
     """Options that make no sense where many scenarios are tried."""
     return {
         "--strategy": args.strategy != "auto",
         "--executions": args.executions,
         "--check-determinism": args.check_determinism,
-        "--keep-going": args.keep_going,
+        "--keep-going": args.keep_going and not args.all,
     }
 
 
@@ -260,6 +273,7 @@ def _finish(
         strategy=result.strategy,
         seed=args.seed or 1,
         shrinks=args.shrink,
+        quiet=args.quiet,
     )
     document["violations"] = violations
     folder.write(document)

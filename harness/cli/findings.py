@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from harness.cli.live import LiveLine
 from harness.cli.speaker import Speaker
 from harness.explore import reproducer
 from harness.explore.shrink.case import Case
-from harness.explore.shrink.shrinker import Look, Shrunk, shrink
+from harness.explore.shrink.shrinker import Shrunk, shrink
 from harness.explore.trace import Finding
 from harness.explore.world import World
 from harness.report import store
+from harness.run.session import SignalFlag
 from mmu.machine.kernel import MODEL_HASH
 from workloads.scenario import Scenario
 
 if TYPE_CHECKING:  # what is imported is compiled
     from workloads.scenarios.generated import Program
+
+PLAIN_LINE_S = 5.0
 
 
 def store_findings(
@@ -32,18 +36,22 @@ def store_findings(
     strategy: str,
     seed: int,
     program: Program | None = None,
-    shrinks: bool = True,
-    look: Look = lambda text: True,
+    shrinks: bool,
+    quiet: bool,
+    first: int = 1,
 ) -> list[dict[str, Any]]:
-    """The document's `violations`; with `shrinks`, of reproducers that were made small."""
+    """The document's `violations`; with `shrinks`, of reproducers that were made small.
+
+    The files of a run are numbered; `first` is the number of the first of these.
+    """
     violations = []
-    for number, original in enumerate(findings):
+    for number, original in enumerate(findings, start=first):
         case = Case(program=program) if program is not None else Case(base=scenario)
-        shrunk = shrink(case, original, look) if shrinks else None
+        shrunk = _shrunk(case, original, quiet) if shrinks else None
         found = original if shrunk is None else shrunk.finding
         case = case if shrunk is None else shrunk.case
         world = World(case.scenario())
-        name = reproducer.FILE if number == 0 else f"{number + 1}-{reproducer.FILE}"
+        name = reproducer.FILE if number == 1 else f"{number}-{reproducer.FILE}"
         content = reproducer.Reproducer.of(
             world,
             found,
@@ -66,6 +74,7 @@ def store_findings(
                 say(f"  {text}")
         say(f"  again:  {again}")
         say(f"  story:  {again} --explain")
+        say(f"  test:   {again} --as-test")
         violations.append(
             {
                 "oracle": found.oracle,
@@ -78,6 +87,21 @@ def store_findings(
             }
         )
     return violations
+
+
+def _shrunk(case: Case, finding: Finding, quiet: bool) -> Shrunk | None:
+    """Made small; after Ctrl-C as far as it has come: the finding itself is never lost."""
+    line = LiveLine(quiet, plain_s=PLAIN_LINE_S)
+    with SignalFlag() as flag:
+
+        def look(about: str) -> bool:
+            line.show(lambda: f"shrinking the reproducer: {about}")
+            return not flag.raised
+
+        try:
+            return shrink(case, finding, look)
+        finally:
+            line.close()
 
 
 def _shrunk_texts(shrunk: Shrunk) -> list[str]:

@@ -122,6 +122,7 @@ def _finish(
             seed=args.seed or 1,
             program=program,
             shrinks=args.shrink,
+            quiet=args.quiet,
         )
     else:
         how = "interrupted" if outcome.interrupted else "not reproduced"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from harness.explore.chrome import chrome_trace
 from harness.explore.explain import explain
 from harness.explore.explorer import compile_engine
 from harness.explore.load import load_scenario
-from harness.explore.replay import Player
+from harness.explore.regression import name_of_test, text_of_test
+from harness.explore.replay import follow_script
 from harness.explore.reproducer import OPERATIONS, Reproducer, read
 from harness.explore.story import Story, Teller
 from harness.explore.trace import Finding, Step
@@ -30,8 +32,11 @@ EPILOG = """\
 Without --explain the schedule runs compiled, as it was found.  With --explain it runs in the
 interpreted twin and is told in columns, one an actor, ending in OOPS and the broken rule.
 
-exit status: 1 the violation was reproduced, 2 no such file or no reproducer, 4 it was not
-reproduced or the schedule could not be followed (the line says where)
+With --as-test nothing is replayed: a pytest file is written that holds the whole reproducer. It
+fails, and tells the story, where the model still does what was recorded.
+
+exit status: 1 the violation was reproduced, 0 the test was written, 2 no such file or no
+reproducer, 4 it was not reproduced or the schedule could not be followed (the line says where)
 """
 
 
@@ -51,6 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument(
         "--chrome-trace", type=Path, metavar="FILE", help="write the story for trace viewers"
     )
+    parser.add_argument(
+        "--as-test",
+        nargs="?",
+        const="",
+        metavar="OUT.py|-",
+        help="write it as a regression test; with -, to stdout (default:"
+        " test_<scenario>_<oracle>.py in this folder); a file that is there already is not touched",
+    )
     parser.add_argument("--json", metavar="FILE|-", help="write JSON; with -, print nothing else")
     parser.add_argument("--quiet", action="store_true", help="no compile progress")
 
@@ -58,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
 def run(args: argparse.Namespace) -> int:
     """Replay; 1 if the violation was reproduced."""
     recorded = read(args.file)
+    if args.as_test is not None:
+        return _write_test(args, recorded)
     _enter_patched_tree(recorded, args.words)
     scenario = load_scenario(
         recorded.scenario, recorded.program, recorded.reduction, str(args.file)
@@ -87,6 +102,30 @@ def run(args: argparse.Namespace) -> int:
         print(f"reproduced{times}: {violation.oracle}: {violation.message}")
     write_json(args.json, {"reproduced": True, "oracle": violation.oracle, "times": args.times})
     return 1
+
+
+def _write_test(args: argparse.Namespace, recorded: Reproducer) -> int:
+    """The reproducer as a regression test."""
+    given = {
+        "--explain": args.explain,
+        "--all": args.all,
+        "--times": args.times != 1,
+        "--chrome-trace": args.chrome_trace,
+        "--json": args.json,
+    }
+    unused = [flag for flag, value in given.items() if value]
+    if unused:
+        raise UsageError(f"--as-test does not use {', '.join(unused)}")
+    text = text_of_test(recorded)
+    if args.as_test == "-":
+        print(text, end="")
+        return 0
+    file = Path(args.as_test or f"{name_of_test(recorded)}.py")
+    if file.exists():
+        raise UsageError(f"{file} is there already: remove it, or name another: --as-test OUT.py")
+    store.replace_text(file, text)
+    print(f"written: {file}; run it with: pytest {shlex.quote(str(file))}")
+    return 0
 
 
 def _enter_patched_tree(recorded: Reproducer, words: Sequence[str]) -> None:
@@ -119,7 +158,7 @@ def _tell(recorded: Reproducer, world: World, script: list[Step]) -> Story:
 
 def _play(recorded: Reproducer, world: World, script: list[Step]) -> Finding:
     """Run it compiled; RunFailed if something else happens."""
-    replay = Player(world, max(len(script) * 2, 2000), recorded.oracles).play(script)
+    replay = follow_script(world, script, recorded.oracles)
     steps = [step for step in script if step.kind <= STEP_LAST]
     if replay.diverged >= 0:
         step = steps[replay.followed]

@@ -21,6 +21,7 @@ from workloads.errors import RunFailed
 from workloads.scenario import Scenario
 
 DETERMINISM_SCHEDULES = 200
+STEPS_MIN = 2000  # that a replay may take, however short the recording is
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class Player:
         values = tuple(int(world.words[i]) for i in world.outcome_words())
         found = outcome_finding(world, values, steps) if values else None
         return found or audit_finding(world, steps, self._oracles)
+
+
+def follow_script(world: World, script: Sequence[Step], oracles: Collection[str] = ()) -> Replay:
+    """Follow one schedule, once; a model that was edited may take more steps than recorded."""
+    return Player(world, max(len(script) * 2, STEPS_MIN), oracles).play(script)
 
 
 def check_determinism(

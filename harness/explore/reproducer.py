@@ -108,14 +108,20 @@ class Reproducer:
         steps = tuple(recorded(world, found.steps))
         return cls(reference, model, patch, strategy, seed, violation, steps, program, reduction)
 
-    def dump(self) -> str:
-        """The file's text, one step a line."""
+    def document(self) -> dict[str, Any]:
+        """As JSON holds it."""
         document = {KEY: VERSION, **asdict(self)}
+        document["steps"] = list(document["steps"])
         for key in ("program", "reduction"):
             if document[key] is None:
                 del document[key]
         if self.patch is not None and not self.patch.diff:
             del document["patch"]["diff"]
+        return document
+
+    def dump(self) -> str:
+        """The file's text, one step a line."""
+        document = self.document()
         steps = document.pop("steps")
         head = json.dumps(document, indent=1)[:-2]
         lines = ",\n".join("  " + json.dumps(step) for step in steps)
@@ -172,6 +178,11 @@ def read(path: Path) -> Reproducer:
         raise UsageError(
             f"{path}: line {error.lineno}: {error.msg}; is the file complete?"
         ) from error
+    return from_document(document, path)
+
+
+def from_document(document: Any, path: Path) -> Reproducer:
+    """The reproducer that a document is; `path` is what errors call it."""
     if not isinstance(document, dict) or KEY not in document:
         raise UsageError(f"{path}: no reproducer of tdprace")
     if type(document[KEY]) is not int or document[KEY] != VERSION:

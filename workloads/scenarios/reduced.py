@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -22,17 +22,19 @@ class Reduction:
         actors: what an actor does instead of its own, by its name: "nothing", or one of
             `shorter.BY_NAME`.
         vm: sizes of the VM that are smaller (`SIZES`).
+        setup: the set-up instead of the scenario's own (`shorter.SETUPS`); "": its own.
     """
 
     actors: Mapping[str, str] = field(default_factory=dict)
     vm: Mapping[str, Any] = field(default_factory=dict)
+    setup: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.actors or self.vm)
+        return bool(self.actors or self.vm or self.setup)
 
     def document(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {"actors": dict(self.actors), "vm": dict(self.vm)}
+        return {"actors": dict(self.actors), "vm": dict(self.vm), "setup": self.setup}
 
     def of(self, scenario: Scenario) -> Scenario:
         """The smaller scenario."""
@@ -51,9 +53,11 @@ class Reduction:
 
         actors = tuple(smaller(number, actor) for number, actor in enumerate(scenario.actors))
 
+        prepare = _setup(self.setup) if self.setup else scenario.setup
+
         def set_up(vm: Vm) -> None:
-            if scenario.setup is not None:
-                scenario.setup(vm)
+            if prepare is not None:
+                prepare(vm)
             for number, before in befores:
                 before(vm.cpu(number))
 
@@ -71,6 +75,12 @@ def _short(name: str) -> tuple[Body, Body | None]:
     return BY_NAME[name].body, BY_NAME[name].before
 
 
+def _setup(name: str) -> Callable[[Vm], None]:
+    from workloads.scenarios.shorter import SETUPS
+
+    return SETUPS[name]
+
+
 def read_reduction(document: Any, where: str) -> Reduction:
     """What a document says; UsageError, one line, if it is no reduction."""
     actors = document.get("actors") if isinstance(document, dict) else None
@@ -83,10 +93,19 @@ def read_reduction(document: Any, where: str) -> Reduction:
     for name, value in vm.items():
         if name not in SIZES or type(value) is not int or value < 1:
             raise UsageError(f"{where}: a VM with {name} {value!r} is not possible")
-    return Reduction(actors, vm)
+    setup = document.get("setup", "")
+    if setup and not _is_setup(setup):
+        raise UsageError(f"{where}: there is no set-up {setup!r}")
+    return Reduction(actors, vm, setup)
 
 
 def _is_known(short: Any) -> bool:
     from workloads.scenarios.shorter import BY_NAME
 
     return isinstance(short, str) and short in BY_NAME
+
+
+def _is_setup(name: Any) -> bool:
+    from workloads.scenarios.shorter import SETUPS
+
+    return isinstance(name, str) and name in SETUPS

@@ -22,6 +22,10 @@ from workloads.scenario import Body
 from workloads.scenarios.common import (
     execute_page_0,
     execute_page_1,
+    fill_caches,
+    map_for_executing,
+    map_for_reading,
+    map_for_writing,
     read_page_0,
     read_page_1,
     touch,
@@ -117,101 +121,63 @@ def permission_execute_1(cpu: Cpu) -> None:
 
 
 @kernel
-def inside_read_0(cpu: Cpu) -> None:
-    """A guest that is in the guest already reads gfn 0 and stays there."""
-    touch(cpu, 0, ACCESS_READ)
-
-
-@kernel
-def inside_read_1(cpu: Cpu) -> None:
-    """A guest that is in the guest already reads gfn 1 and stays there."""
-    touch(cpu, 1, ACCESS_READ)
-
-
-@kernel
-def inside_write_0(cpu: Cpu) -> None:
-    """A guest that is in the guest already writes gfn 0 and stays there."""
-    touch(cpu, 0, ACCESS_WRITE)
-
-
-@kernel
-def inside_write_1(cpu: Cpu) -> None:
-    """A guest that is in the guest already writes gfn 1 and stays there."""
-    touch(cpu, 1, ACCESS_WRITE)
-
-
-@kernel
-def inside_execute_0(cpu: Cpu) -> None:
-    """A guest that is in the guest already executes gfn 0 and stays there."""
-    touch(cpu, 0, ACCESS_EXECUTE)
-
-
-@kernel
-def inside_execute_1(cpu: Cpu) -> None:
-    """A guest that is in the guest already executes gfn 1 and stays there."""
-    touch(cpu, 1, ACCESS_EXECUTE)
-
-
-@kernel
-def _leaving(cpu: Cpu, gfn: int, access: int) -> None:
-    """From inside the guest to a last exit."""
+def _inside(cpu: Cpu, gfn: int, access: int) -> None:
+    """From inside the guest to a last exit: nobody waits for a vCPU that will not come."""
     touch(cpu, gfn, access)
     vcpu_put(cpu)
 
 
 @kernel
-def leaving_read_0(cpu: Cpu) -> None:
+def inside_read_0(cpu: Cpu) -> None:
     """A guest that is in the guest already reads gfn 0 and leaves."""
-    _leaving(cpu, 0, ACCESS_READ)
+    _inside(cpu, 0, ACCESS_READ)
 
 
 @kernel
-def leaving_read_1(cpu: Cpu) -> None:
+def inside_read_1(cpu: Cpu) -> None:
     """A guest that is in the guest already reads gfn 1 and leaves."""
-    _leaving(cpu, 1, ACCESS_READ)
+    _inside(cpu, 1, ACCESS_READ)
 
 
 @kernel
-def leaving_write_0(cpu: Cpu) -> None:
+def inside_write_0(cpu: Cpu) -> None:
     """A guest that is in the guest already writes gfn 0 and leaves."""
-    _leaving(cpu, 0, ACCESS_WRITE)
+    _inside(cpu, 0, ACCESS_WRITE)
 
 
 @kernel
-def leaving_write_1(cpu: Cpu) -> None:
+def inside_write_1(cpu: Cpu) -> None:
     """A guest that is in the guest already writes gfn 1 and leaves."""
-    _leaving(cpu, 1, ACCESS_WRITE)
+    _inside(cpu, 1, ACCESS_WRITE)
 
 
 @kernel
-def leaving_execute_0(cpu: Cpu) -> None:
+def inside_execute_0(cpu: Cpu) -> None:
     """A guest that is in the guest already executes gfn 0 and leaves."""
-    _leaving(cpu, 0, ACCESS_EXECUTE)
+    _inside(cpu, 0, ACCESS_EXECUTE)
 
 
 @kernel
-def leaving_execute_1(cpu: Cpu) -> None:
+def inside_execute_1(cpu: Cpu) -> None:
     """A guest that is in the guest already executes gfn 1 and leaves."""
-    _leaving(cpu, 1, ACCESS_EXECUTE)
+    _inside(cpu, 1, ACCESS_EXECUTE)
 
 
 # From the shortest; each is another thing to do, so that the failure has to show again with it.
 _TABLE: Final[dict[Body, tuple[Body, ...]]] = {
-    read_page_0: (fault_read_0, inside_read_0, leaving_read_0),
-    read_page_1: (fault_read_1, inside_read_1, leaving_read_1),
-    write_page_0: (fault_write_0, permission_write_0, inside_write_0, leaving_write_0),
-    write_page_1: (fault_write_1, permission_write_1, inside_write_1, leaving_write_1),
+    read_page_0: (fault_read_0, inside_read_0),
+    read_page_1: (fault_read_1, inside_read_1),
+    write_page_0: (fault_write_0, permission_write_0, inside_write_0),
+    write_page_1: (fault_write_1, permission_write_1, inside_write_1),
     execute_page_0: (
         fault_execute_0,
         permission_execute_0,
         inside_execute_0,
-        leaving_execute_0,
     ),
     execute_page_1: (
         fault_execute_1,
         permission_execute_1,
         inside_execute_1,
-        leaving_execute_1,
     ),
 }
 _OUTSIDE: Final = ("fault", "permission")  # how the names begin of those that need no guest
@@ -226,3 +192,11 @@ def _named(body: Body) -> Shorter:
 
 SHORTER: Final = {body: tuple(_named(each) for each in bodies) for body, bodies in _TABLE.items()}
 BY_NAME: Final = {each.name: each for many in SHORTER.values() for each in many}
+
+# What may be there before anybody begins, from the least; a set-up may be replaced by those above.
+SETUPS: Final = {
+    "empty": fill_caches,
+    "read": map_for_reading,
+    "written": map_for_writing,
+    "executed": map_for_executing,
+}

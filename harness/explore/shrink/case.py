@@ -33,6 +33,10 @@ class Case:
         actors = {**self.reduction.actors, actor: short}
         return replace(self, reduction=replace(self.reduction, actors=actors))
 
+    def prepared(self, setup: str) -> Case:
+        """With another set-up."""
+        return replace(self, reduction=replace(self.reduction, setup=setup))
+
     def sized(self, **vm: int) -> Case:
         """With a smaller VM."""
         smaller = {**self.reduction.vm, **vm}

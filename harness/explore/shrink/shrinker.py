@@ -16,7 +16,7 @@ from harness.explore.coroutines import body_address
 from harness.explore.explorer import Bounds, Explorer, compile_engine
 from harness.explore.replay import Player
 from harness.explore.shrink import actors, geometry, merge, operations, past, preemptions
-from harness.explore.shrink.apart import apart
+from harness.explore.shrink.apart import Value, apart
 from harness.explore.shrink.case import Case
 from harness.explore.shrink.failure import Failure
 from harness.explore.shrink.turns import Schedule, Table, answers_of
@@ -28,6 +28,7 @@ EXECUTIONS: Final = 20_000  # by each
 CASE_PASSES: Final = (actors, operations, geometry)
 SCHEDULE_PASSES: Final = (past, preemptions, merge)
 ROUNDS_MAX: Final = 8
+SAMPLES: Final = 64  # schedules of which one has to be clean, see `_can_be_clean`
 
 Look = Callable[[str], bool]  # told what is being tried; False: enough
 
@@ -62,7 +63,7 @@ class Shrunk:
 
 def shrink(case: Case, finding: Finding, look: Look = lambda text: True) -> Shrunk | None:
     """Make a finding of the case's scenario small; None if it does not show again by itself."""
-    for strategy in (*STRATEGIES, "turns"):
+    for strategy in (*STRATEGIES, "random", "follow", "turns"):
         compile_engine(strategy)
     return _Shrinker(case, finding, look).run()
 
@@ -74,14 +75,20 @@ class _Shrinker:
         self._failure = Failure.of(case.scenario(), finding)
         self._look = look
         self._enough = False
+        self._must_be_race = False
 
     def run(self) -> Shrunk | None:
         first = self._apart("the recording", partial(_replayed, self._case, self._finding))
         if first is None or Failure.of(self._case.scenario(), first.finding) != self._failure:
             return None
+        expects = self._case.scenario()
+        if expects.check is not None or expects.outcome:
+            clean = self._apart("the scenario", partial(_can_be_clean, self._case))
+            self._must_be_race = bool(clean)
         result = Shrunk(self._case, first, first.length, first.preemptions)
         for module in CASE_PASSES:
             self._shrink_case(result, module.ABOUT, module.candidates)
+        self._shorten(result)
         self._shrink_schedule(result)
         result.interrupted = self._enough
         return result
@@ -102,7 +109,7 @@ class _Shrinker:
                 if case in refused or self._enough:
                     continue
                 done.tried += 1
-                found = self._search(about, case)
+                found = self._search(about, case, result.schedule.length)
                 if found is None:
                     refused.append(case)
                     continue
@@ -113,14 +120,31 @@ class _Shrinker:
                 going = True
                 break
 
-    def _search(self, about: str, case: Case) -> Schedule | None:
-        """A schedule of the smaller scenario that shows the failure, already cut."""
+    def _shorten(self, result: Shrunk) -> None:
+        """Search with ever fewer steps allowed, until nothing is found any more."""
+        done = Pass("shorter executions")
+        result.passes.append(done)
+        found: Schedule | None = result.schedule
+        while found is not None and not self._enough:
+            done.tried += 1
+            found = self._search(done.about, result.case, result.schedule.length - 1)
+            if found is not None:
+                done.taken += 1
+                done.steps += result.schedule.length - found.length
+                done.preemptions += result.schedule.preemptions - found.preemptions
+                result.schedule = found
+
+    def _search(self, about: str, case: Case, steps: int) -> Schedule | None:
+        """A schedule of the smaller scenario that shows the failure within so many steps."""
         scenario = case.scenario()
         for actor in scenario.actors:
             body_address(actor.body)  # compiled here, once, not in each child
-        return self._apart(about, partial(_searched, case, self._failure))
+        found = self._apart(about, partial(_searched, case, self._failure, steps))
+        if found is not None and self._must_be_race and case != self._case:
+            return found if self._apart(about, partial(_can_be_clean, case)) else None
+        return found
 
-    def _apart(self, about: str, job: Callable[[], Schedule | None]) -> Schedule | None:
+    def _apart(self, about: str, job: Callable[[], Value]) -> Value | None:
         return apart(job, partial(self._go_on, about))
 
     def _go_on(self, about: str) -> bool:
@@ -132,7 +156,7 @@ class _Shrinker:
     def _shrink_schedule(self, result: Shrunk) -> None:
         """All passes in turn, until a whole round changes nothing."""
         job = partial(_improved, result.case, self._failure, result.schedule)
-        improved = apart(job, partial(self._go_on, "the schedule"))
+        improved = self._apart("the schedule", job)
         if improved is not None:
             result.schedule, passes = improved
             result.passes += passes
@@ -145,11 +169,21 @@ def _replayed(case: Case, finding: Finding) -> Schedule | None:
     return None if replay.finding is None else Schedule(replay.finding, replay.preemptions)
 
 
-def _searched(case: Case, failure: Failure) -> Schedule | None:
+def _can_be_clean(case: Case) -> bool:
+    """Whether some schedule shows nothing.
+
+    What a scenario expects at its end is about all of its actors.  If something is missing it may
+    fail whatever the schedule is: that is no race, and not the failure that was found.
+    """
+    player = Player(World(case.scenario()))
+    return any(player.play(player.sample(seed)).finding is None for seed in range(1, SAMPLES + 1))
+
+
+def _searched(case: Case, failure: Failure, steps: int) -> Schedule | None:
     """The first finding of any strategy that is the same failure."""
     for strategy in STRATEGIES:
         scenario = case.scenario()
-        bounds = Bounds(executions=EXECUTIONS)
+        bounds = Bounds(executions=EXECUTIONS, steps=steps)
         explorer = Explorer(scenario, strategy, bounds, oracles=(failure.oracle,))
         result = explorer.run()
         explorer.close()
