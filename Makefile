@@ -10,7 +10,7 @@ help:
 	@echo "make run     set up, then two first tables (a real trace; dirty logging, three split policies)"
 	@echo "make test    set up, then format, lint, types and the whole test suite"
 	@echo "make bench   speed against C, the hook's price, waiting with 96 processes"
-	@echo "make bugs    every diff of tests/explore/bugs is found, replayed 100 times and told"
+	@echo "make bugs    every bug of workloads/bugs and tests/explore/bugs is found, replayed and told"
 	@echo "make check-oracles  every oracle reports its mutations, explored and in stress; some 15 minutes"
 	@echo "make fuzz    50,000 random programs: exploration against a naive enumerator"
 	@echo "make tables  measure again every table in README.md and docs/"
@@ -39,7 +39,8 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench
 
 bugs: $(READY)
-	TDPRACE_ALL_BUGS=1 $(BIN)/pytest tests/explore/test_bugs.py
+	$(BIN)/tdprace bugs check
+	TDPRACE_ALL_BUGS=1 $(BIN)/pytest tests/explore/test_bugs.py tests/bugs/test_book.py
 
 check-oracles: $(READY)
 	$(BIN)/python -m tests.oracles.check

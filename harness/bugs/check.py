@@ -57,6 +57,12 @@ class Examined:
     problem: str = ""
     reproducer: Reproducer | None = None
 
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.name} (by {self.wanted}): {_verdict(self)}: {self.problem}"
+        how = f"{self.executions:,} executions, {self.seconds:.1f} s"
+        return f"{self.name}: found by {self.oracle}, {how}, {self.shrunk_steps} steps"
+
     def row(self) -> dict[str, Any]:
         """For the run's document."""
         names = (field.name for field in fields(self) if field.name != "reproducer")
@@ -73,6 +79,9 @@ class Clean:
     seconds: float = 0.0
     problem: str = ""
     violations: Sequence[Mapping[str, Any]] = ()
+
+    def __str__(self) -> str:
+        return f"clean model, {self.scenario}: {self.problem or _how_far(self)}"
 
     def row(self) -> dict[str, Any]:
         """For the run's document."""
@@ -110,6 +119,8 @@ def examine(bug: Bug, seconds: float, work: Path) -> Chain[Examined]:
     except UsageError as error:
         return replace(examined, problem=str(error))
     examined = replace(examined, shrunk_steps=len(reproducer.steps), reproducer=reproducer)
+    if not reproducer.steps:
+        return replace(examined, problem="shrunk to no step at all: its set-up alone is broken")
     ended = yield ("replay", str(file), "--times", str(REPLAYS), "--quiet")
     if not is_reproduced(ended, REPLAYS):
         return replace(examined, problem=f"replayed: {ended.complaint}")
@@ -201,15 +212,16 @@ def clean_table(clean: Sequence[Clean]) -> str:
     """What the clean model did under the same scenarios."""
     rows: list[list[Cell]] = []
     for each in clean:
-        how = "exhausted" if each.exhausted else f"{each.seconds:.1f} s"
         verdict = "ACCUSED" if each.violations else ("NOT EXPLORED" if each.problem else "clean")
-        rows.append([each.scenario, f"{each.executions:,}", how, verdict])
+        rows.append([each.scenario, f"{each.executions:,}", _how_far(each), verdict])
     return render(["clean model", "executions", "how far", "verdict"], rows)
+
+
+def _how_far(clean: Clean) -> str:
+    return "exhausted" if clean.exhausted else f"{clean.seconds:.1f} s"
 
 
 def problems(examined: Sequence[Examined], clean: Sequence[Clean]) -> list[str]:
     """A line for each thing that is not as it must be."""
-    return [
-        *(f"{each.name} (by {each.wanted}): {each.problem}" for each in examined if each.problem),
-        *(f"clean model, {each.scenario}: {each.problem}" for each in clean if each.problem),
-    ]
+    wrong: list[Examined | Clean] = [each for each in examined if each.problem]
+    return [str(each) for each in [*wrong, *(each for each in clean if each.problem)]]

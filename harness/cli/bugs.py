@@ -204,11 +204,16 @@ def _book(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress(quiet: bool, total: int, done: str) -> Iterator[Look[object]]:
-    """A live line over what interpreters do."""
+def _progress(quiet: bool, total: int, done: str, *, says: bool = False) -> Iterator[Look[object]]:
+    """A live line over what interpreters do; with `says`, a line for each result as it comes."""
     line = LiveLine(quiet, plain_s=PLAIN_LINE_S, redraw_s=REDRAW_S)
+    said: set[str] = set()
 
     def look(names: Sequence[str], results: Mapping[str, object]) -> bool:
+        for name in [each for each in results if each not in said]:
+            said.add(name)
+            if says:
+                line.say(str(results[name]))
         line.show(lambda: f"{len(results)} of {total} {done}; now {', '.join(names)}")
         return True
 
@@ -288,7 +293,7 @@ def _examine(
     for scenario in scenarios:
         chains[f"clean {scenario}"] = check.look_at_clean(scenario, args.seconds, work)
     interpreters = Interpreters(chains, args.jobs, work)
-    with _progress(args.quiet, len(chains), "looked at") as look:
+    with _progress(args.quiet, len(chains), "looked at", says=True) as look:
         done = interpreters.run(
             lambda names, results: look(names, results) and not flag.raised,
         )

@@ -42,6 +42,13 @@ class LiveLine:
         else:
             print(text(), file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """A line that stays, above the live one."""
+        if self._live is not None:
+            self._live.console.print(Text(text), soft_wrap=True)
+        elif not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._live is not None:

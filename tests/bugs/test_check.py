@@ -117,6 +117,7 @@ def test_a_bug_that_is_found_replayed_and_told(bug, tmp_path):
     assert json.loads(json.dumps(row)) == row
     assert "reproducer" not in row
     assert problems([examined], []) == []
+    assert str(examined) == "b01-first: found by roots, 1,234 executions, 1.5 s, 3 steps"
     assert bug_table([examined]).splitlines()[-1].split("|")[-2].strip() == "found"
 
 
@@ -142,6 +143,7 @@ def test_of_several_reproducers_the_oracles_own(bug, tmp_path):
             "replayed: diverged",
             "NOT REPRODUCED",
         ),
+        ((found_by("roots", steps=0),), "no step at all", "NOT REPRODUCED"),
         ((CRASHED,), "KeyError: 'x'", "NOT FOUND"),
         ((found_by("roots"), CRASHED), "replayed: KeyError: 'x'", "NOT REPRODUCED"),
         ((found_by("roots"), INTERPRETED), "replayed: exit status 1", "NOT REPRODUCED"),
@@ -160,7 +162,7 @@ def test_whatever_else_is_a_problem(bug, tmp_path, endings, said, verdict):
     assert examined.found == (verdict == "NOT REPRODUCED")
     assert not examined.interpreted
     (text,) = problems([examined], [])
-    assert text.startswith("b01-first (by roots): ")
+    assert text.startswith(f"b01-first (by roots): {verdict}: ")
     assert bug_table([examined]).splitlines()[-1].split("|")[-2].strip() == verdict
 
 
@@ -175,6 +177,7 @@ def test_the_clean_model(tmp_path):
     assert clean == Clean("put-get", 1234, True, 1.5)
     assert clean.row()["exhausted"] is True
     assert problems([], [clean]) == []
+    assert str(clean) == "clean model, put-get: exhausted"
     assert "exhausted | clean" in clean_table([clean])
     assert "1.5 s" in clean_table([replace(clean, exhausted=False)])
 

@@ -1,6 +1,6 @@
 """The live line: redrawn in a terminal, a plain line elsewhere, nothing if quiet."""
 
-import os
+import contextlib
 import pty
 import time
 
@@ -17,8 +17,18 @@ TEXT = "3 of 4; now [b17]"
 def test_elsewhere_a_line_when_it_is_time(capsys, quiet, plain_s, said):
     line = LiveLine(quiet, plain_s=plain_s)
     line.show(lambda: TEXT)
+    line.say("b17")
     line.close()
-    assert capsys.readouterr() == ("", said)
+    assert capsys.readouterr() == ("", "" if quiet else f"{said}b17\n")
+
+
+def all_of(terminal: int) -> str:
+    """What was written to a terminal that nobody holds any more."""
+    chunks = []
+    with open(terminal, "rb", buffering=0) as stream, contextlib.suppress(OSError):
+        while chunk := stream.read(10_000):
+            chunks.append(chunk)
+    return b"".join(chunks).decode()
 
 
 def test_in_a_terminal_it_is_drawn_and_taken_away(monkeypatch):
@@ -31,13 +41,13 @@ def test_in_a_terminal_it_is_drawn_and_taken_away(monkeypatch):
         line.show(lambda: TEXT)
         time.sleep(0.02)
         line.show(lambda: "4 of 4")
+        line.say("b17 [found]")
         line.close()
         line.close()
-        terminal.flush()
-        drawn = os.read(ours, 10_000).decode()
-    os.close(ours)
+    drawn = all_of(ours)
     # Brackets are no markup, and the last thing is the erased line with the cursor shown again.
     assert TEXT in drawn
     assert "4 of 4" in drawn
+    assert "\x1b[2Kb17 [found]\r\n" in drawn
     assert drawn.rindex("\x1b[2K") > drawn.rindex("4 of 4")
     assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h") == 1
