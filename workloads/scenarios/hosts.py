@@ -25,6 +25,7 @@ from workloads.scenarios.common import (
     map_for_reading,
     map_for_writing,
     one_access,
+    read_and_write_page_0,
     read_page_0,
     read_page_1,
     small_vm,
@@ -233,6 +234,13 @@ PROTECT_WRITE = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("host", protect_page_0)),
     vm=small_vm(1, 1, spare_frames=2),
     setup=map_for_reading,
+)
+PROTECT_READ_WRITE = Scenario(
+    "protect-read-write",
+    "the host write-protects a page that a vCPU reads, and then writes",
+    (Actor("vcpu 0", read_and_write_page_0), Actor("host", protect_page_0)),
+    vm=small_vm(1, 1, spare_frames=2),
+    setup=map_for_writing,
 )
 HUGE_SPLIT_FAULT = Scenario(
     "huge-split-fault",
