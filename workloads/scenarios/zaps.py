@@ -106,10 +106,10 @@ def frame_has_the_tables_number(vm: Vm) -> None:
     """
     fill_caches(vm)
     own = vm.actor_words(0)
-    held = TABLE_CACHE + int(own[TABLE_CACHE_COUNT])
-    # The level-1 table will be the last but one: an even number, as a 2M page's must be.
-    own[held - 2 : held] = sorted(own[held - 2 : held], key=lambda page: int(page) & 1)
-    vm.words[C_FRAME_PFN] = own[held - 2]
+    # The level-1 table will be the last but one: let it be even, as the pfn of a 2M page must be.
+    place = TABLE_CACHE + int(own[TABLE_CACHE_COUNT]) - 2
+    own[place - 1 : place + 1] = sorted(own[place - 1 : place + 1], key=lambda page: page % 2 == 0)
+    vm.words[C_FRAME_PFN] = own[place]
     write_while_logged(vm)
 
 
