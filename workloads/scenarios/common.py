@@ -85,15 +85,6 @@ def write_page_0(cpu: Cpu) -> None:
 
 
 @kernel
-def read_and_write_page_0(cpu: Cpu) -> None:
-    """The guest reads gfn 0, then writes it."""
-    vcpu_load(cpu)
-    touch(cpu, 0, ACCESS_READ)
-    touch(cpu, 0, ACCESS_WRITE)
-    vcpu_put(cpu)
-
-
-@kernel
 def execute_page_0(cpu: Cpu) -> None:
     """The guest executes gfn 0."""
     one_access(cpu, 0, ACCESS_EXECUTE)

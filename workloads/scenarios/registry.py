@@ -99,7 +99,7 @@ SCENARIOS = {
     "swap-in-swap-out": _HOSTS,
     "swap-in-twice": _HOSTS,
     "protect-write": _HOSTS,
-    "protect-read-write": _HOSTS,
+    "write-read-only": _HOSTS,
     "huge-split-fault": _HOSTS,
     "collapse-fault": _HOSTS,
     "move-split-write": _HOSTS,
