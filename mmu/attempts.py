@@ -15,8 +15,12 @@ from mmu.machine.layout import (
     ELSEWHERE_SEQ,
     IN_PROGRESS,
     INVALIDATE_SEQ,
+    LOCKED_GFN,
+    LOCKED_RETRIES,
+    LOCKED_SEQ,
     N_ACCESSES,
     N_ELSEWHERE_MAX,
+    N_LOCKED_MAX,
     N_MMIO_EXITS,
     N_OBSOLETE_MAX,
     N_SPURIOUS_MAX,
@@ -48,6 +52,17 @@ def note_early_retry(cpu: Cpu, gfn: int, seq: int) -> None:
 
 
 @kernel
+def _note_locked_retry(cpu: Cpu, gfn: int, seq: int) -> None:
+    """An invalidation that covers the gfn sent the fault back; the sequence says which one."""
+    same = own(cpu, LOCKED_SEQ) == seq and own(cpu, LOCKED_GFN) == gfn
+    retries = own(cpu, LOCKED_RETRIES) + 1 if same else 1
+    set_own(cpu, LOCKED_SEQ, seq)
+    set_own(cpu, LOCKED_GFN, gfn)
+    set_own(cpu, LOCKED_RETRIES, retries)
+    set_own(cpu, N_LOCKED_MAX, max(own(cpu, N_LOCKED_MAX), retries))
+
+
+@kernel
 def note_stale(cpu: Cpu, gfn: int, seq: int, obsolete: int) -> None:
     """A fault was sent back under mmu_lock, where invalidations stand still: there is a reason."""
     if obsolete:
@@ -55,8 +70,11 @@ def note_stale(cpu: Cpu, gfn: int, seq: int, obsolete: int) -> None:
         set_own(cpu, OBSOLETE_FAULTS, faults)
         set_own(cpu, N_OBSOLETE_MAX, max(own(cpu, N_OBSOLETE_MAX), faults))
         return
-    unchanged = hint(cpu, INVALIDATE_SEQ) == seq and not _covered(cpu, gfn)
-    warn(cpu, unchanged and not stopped(cpu), PROGRESS_REASON, gfn, seq, hint(cpu, INVALIDATE_SEQ))
+    now = hint(cpu, INVALIDATE_SEQ)
+    if _covered(cpu, gfn):
+        _note_locked_retry(cpu, gfn, now)
+    else:
+        warn(cpu, now == seq and not stopped(cpu), PROGRESS_REASON, gfn, seq, now)
 
 
 @kernel

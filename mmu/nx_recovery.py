@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
+from mmu.machine.conditions import PROGRESS_RECOVERY, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
@@ -17,6 +18,7 @@ from mmu.machine.layout import (
     N_YIELDS,
     NX_LIST,
     SP_GFN,
+    SP_NX_DISALLOWED,
     STAT_NX_SPLITS,
 )
 from mmu.machine.lock import (
@@ -28,7 +30,7 @@ from mmu.machine.lock import (
     pages_lock,
     pages_unlock,
 )
-from mmu.machine.primitives import config, cycles, read_once, stopped, tally
+from mmu.machine.primitives import config, cycles, hint, read_once, stopped, tally
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
 from mmu.memslots import is_logged, slot_of
 from mmu.nx_list import unaccount_nx_huge_page
@@ -70,7 +72,11 @@ def _recover_one(cpu: Cpu) -> int:
     pages_unlock(cpu)
     if page == 0:
         return NOTHING_LEFT
-    return zap_sp(cpu, page) if _is_worth_it(cpu, gfn) else 0
+    zapped = zap_sp(cpu, page) if _is_worth_it(cpu, gfn) else 0
+    # As kvm_recover_nx_huge_pages warns: else the next round would take the same table again.
+    listed = hint(cpu, record_of(cpu, page) + SP_NX_DISALLOWED) != 0
+    warn(cpu, listed and not stopped(cpu), PROGRESS_RECOVERY, page, gfn, 0)
+    return zapped
 
 
 @inlined_kernel

@@ -27,6 +27,7 @@ COUNTED = (
     at.N_INVALIDATIONS,
     at.N_OBSOLETE_MAX,
     at.N_ELSEWHERE_MAX,
+    at.N_LOCKED_MAX,
     at.N_SPURIOUS_MAX,
 )
 

@@ -17,6 +17,10 @@ OBSOLETE_FAULTS_MAX = 1
 # the look at the range and the look at why.  Each needs a sequence that has not grown: two at most.
 ELSEWHERE_RETRIES_MAX = 2
 
+# An invalidation may begin after a fault has looked for one, and send it back under mmu_lock.  The
+# next fault of the gfn sees it before it asks for the lock, until it ends and the sequence grows.
+LOCKED_RETRIES_MAX = 1
+
 # A fault that finds its entry as it has to be is followed by a walk that finds it, too.  Somebody
 # else may take it away and a third one bring it back in between; a thousand times in a row, always
 # just then, is no bad luck.

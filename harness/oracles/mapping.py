@@ -40,7 +40,9 @@ def audit(snapshot: Snapshot) -> list[str]:
         wanted, levels, writable = _host_mapping(vm, np.where(inside, pages, 0))
         frames = ((leafs.values >> spte.PFN_SHIFT) & spte.PFN_MASK) - first_pfn
         wrong = ~inside | (frames != wanted) | (levels < leafs.level)
-        wrong |= ((leafs.values & spte.HOST_WRITABLE) != 0) & ~writable
+        # W would do if the ladder held, which is another oracle's business.
+        may_write = spte.HOST_WRITABLE | spte.MMU_WRITABLE | spte.SPTE_W
+        wrong |= ((leafs.values & may_write) != 0) & ~writable
         problems += [
             f"{int(wrong.sum())} leafs at level {leafs.level} do not match the host; the first"
             f" maps gfn {int(leafs.gfns[i]):#x} to frame {int(frames[i]):#x}, the host has"

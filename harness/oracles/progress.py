@@ -30,6 +30,11 @@ ROWS = (
         "was sent back {} times by an invalidation of other gfns",
     ),
     (
+        at.N_LOCKED_MAX,
+        limits.LOCKED_RETRIES_MAX,
+        "took mmu_lock and was sent back {} times by one invalidation of its gfn",
+    ),
+    (
         at.N_SPURIOUS_MAX,
         limits.SPURIOUS_FAULTS_MAX,
         "found its page mapped {} times in a row, and the access was not done",

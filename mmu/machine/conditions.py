@@ -74,7 +74,8 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally
     PROGRESS_YIELD,
     PROGRESS_REASON,
     TRANSITION_TAKEN,
-) = range(1, 50)
+    PROGRESS_RECOVERY,
+) = range(1, 51)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -172,6 +173,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     PROGRESS_REASON: (
         "progress",
         "gfn {a:#x} was sent back: nobody invalidates it, and its sequence {b} is still {c}",
+    ),
+    PROGRESS_RECOVERY: (
+        "progress",
+        "table page {a} (gfn {b:#x}) was to be recovered, and is still first on the list for that",
     ),
     TRANSITION_TAKEN: (
         "transitions",

@@ -171,7 +171,9 @@ TABLE_CACHE = TABLE_CACHE_COUNT + 1
     ROLE,  # of the vCPU's root: address space << 3 | level, 0 in it: the VM's level
     RETRIES,  # of the present fault, in a row
     CHECKED,  # when the last yield check was
-) = range(17 * LINE, 17 * LINE + 6)
+    LOCKED_GFN,  # whose fault an invalidation sent back under mmu_lock last, and the sequence then
+    LOCKED_SEQ,
+) = range(17 * LINE, 17 * LINE + 8)
 # Lines 18 and 19: where the removal of a table stands, a page and an index for each level.
 REMOVED_PAGE = 18 * LINE
 REMOVED_INDEX = 19 * LINE
@@ -240,6 +242,7 @@ COUNTER_NAMES = (
     "obsolete_faults_max",  # sent back by one invalid root without a reload
     "elsewhere_retries_max",  # sent back by an invalidation of other gfns, between two ends
     "spurious_faults_max",  # in a row, of an access that does not get done
+    "locked_retries_max",  # sent back under mmu_lock by one invalidation
 )
 (
     N_ACCESSES,
@@ -304,6 +307,7 @@ COUNTER_NAMES = (
     N_OBSOLETE_MAX,
     N_ELSEWHERE_MAX,
     N_SPURIOUS_MAX,
+    N_LOCKED_MAX,
 ) = range(COUNTERS, COUNTERS + len(COUNTER_NAMES))
 COUNTERS_MAX_NAMES = tuple(name for name in COUNTER_NAMES if name.endswith("_max"))
 # The supervisor's phase number for this actor, with GATE and SLEEPERS.
@@ -320,7 +324,8 @@ USERFAULT = ACTOR_COMMAND + LINE
     SPURIOUS_FAULTS,
     YIELDED_AT,  # gfn + 1 from which the present walk started last, 0: no walk yet
     YIELDED_AT_INNER,  # the same of the inner iterator
-) = range(USERFAULT + LINE, USERFAULT + LINE + 7)
+    LOCKED_RETRIES,  # by the invalidation of LOCKED_SEQ
+) = range(USERFAULT + LINE, USERFAULT + LINE + 8)
 ACTOR_FIXED_WORDS = USERFAULT + 2 * LINE
 
 # Latency histograms, one after the other at offset C_HISTOGRAMS.

@@ -61,6 +61,18 @@ def test_a_fault_under_the_lock_is_sent_back_for_a_reason(twin, first, seq, righ
 
 
 @modes
+def test_an_invalidation_sends_a_fault_back_under_the_lock_once(twin):
+    with world(twin) as it:
+        for seq in range(3):
+            for gfn in (0, GFN):
+                invalidating(it, 0, GFN + 1, seq)
+                it.run(note_stale, 0, gfn, seq, 0)
+        assert exceeded(it) == []
+        it.run(note_stale, 0, GFN, 2, 0)
+        assert (exceeded(it), broken(it)) == ([0], [])
+
+
+@modes
 def test_a_root_that_is_invalid_is_reloaded_before_the_next_fault(twin):
     with world(twin) as it:
         it.touch([GFN])

@@ -87,7 +87,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("memory-moved-before-unmapping", "notifier-write"),
         Proof("memory-swapped-in-empty", "swap-in-swap-out", TORTURE),
         Proof("memory-zap-tells-no-host", "swap-in-swap-out", TORTURE),
-        Proof("ageing-loses-dirtiness", "restore-swap", keep_going=True),
+        Proof("b45-write-known-by-w-alone", "restore-swap", keep_going=True),
     ),
     "tlb": (
         Proof("no-flush-in-notifier", "notifier-write"),
@@ -156,7 +156,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
     ),
     "frozen": (
         Proof("b37-leaf-mapped-over-frozen-entry", "promote-execute"),
-        Proof("frozen-entry-taken-for-empty", "drop-prefault"),
+        Proof("b30-frozen-entry-left-to-the-setter", "drop-prefault"),
         Proof("frozen-changed-by-the-ordinary-setter", "drop-read", SMALL_ZAP),
         Proof("frozen-left-by-a-zap", "notifier-fault", TORTURE),
         Proof("frozen-root-entries", "invalidate-fault"),

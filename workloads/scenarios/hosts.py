@@ -145,6 +145,13 @@ def swapped_out(vm: Vm) -> None:
     swap_page_0(vm.cpu(vm.config.vcpus))
 
 
+def read_only(vm: Vm) -> None:
+    """gfn 0 was written, then made read-only by the host, and vCPU 0 has read it since."""
+    map_for_writing(vm)
+    protect_page_0(vm.cpu(0))
+    read_page_0(vm.cpu(0))
+
+
 def collapsible(vm: Vm) -> None:
     """A huge page was split, gfn 0 was moved to another frame, both pages are mapped."""
     split_and_written(vm)
@@ -233,6 +240,13 @@ PROTECT_WRITE = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("host", protect_page_0)),
     vm=small_vm(1, 1, spare_frames=2),
     setup=map_for_reading,
+)
+WRITE_READ_ONLY = Scenario(
+    "write-read-only",
+    "two vCPUs write and read a page that is mapped read-only, since the host shares it",
+    (Actor("vcpu 0", write_page_0), Actor("vcpu 1", read_page_0)),
+    vm=small_vm(2, spare_frames=2),
+    setup=read_only,
 )
 HUGE_SPLIT_FAULT = Scenario(
     "huge-split-fault",

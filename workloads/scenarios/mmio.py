@@ -7,10 +7,11 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.events import PROBE_CMPXCHG, PROBE_RETRY
 from mmu.machine.kernel import kernel
 from mmu.machine.layout import SLOTS_GENERATION
-from mmu.spte import ACCESS_READ, ACCESS_WRITE, MMIO_GENERATION_MASK
+from mmu.spte import ACCESS_READ, ACCESS_WRITE, MMIO_GENERATION_MASK, MMIO_LOW_BITS
 from mmu.vm import Vm
 from workloads.scenario import Actor, Scenario
 from workloads.scenarios.common import (
+    enable,
     fill_caches,
     one_access,
     read_page_0,
@@ -63,6 +64,12 @@ def hole_became_memory(vm: Vm) -> None:
     """The memslot came after the MMIO entry, which is of an older generation."""
     hole_is_known(vm)
     create_slot(vm.cpu(1))
+
+
+def old_entry_looks_like_a_leaf(vm: Vm) -> None:
+    """The same; the entry's generation is one whose bits would say "no D bit" in a leaf."""
+    vm.words[SLOTS_GENERATION] = 1 << MMIO_LOW_BITS
+    hole_became_memory(vm)
 
 
 def generation_about_to_wrap(vm: Vm) -> None:
@@ -127,6 +134,13 @@ MMIO_PROMOTE = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("vcpu 1", write_page_1)),
     vm=small_vm(2, absent_slots=1, backing_level=2),
     setup=hole_became_memory,
+)
+MMIO_ENABLE = Scenario(
+    "mmio-enable",
+    "logging begins for a memslot with an old MMIO entry, beside which a vCPU writes",
+    (Actor("vcpu 0", write_page_1), Actor("vmm", enable)),
+    vm=small_vm(1, 1, absent_slots=1),
+    setup=old_entry_looks_like_a_leaf,
 )
 MMIO_WRAP = Scenario(
     "mmio-wrap",

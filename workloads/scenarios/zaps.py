@@ -8,7 +8,13 @@ from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import PROBE_CMPXCHG, PROBE_CONTEND
 from mmu.machine.kernel import kernel
-from mmu.machine.layout import C_GFN_COUNT, NX_LIST
+from mmu.machine.layout import (
+    C_FRAME_PFN,
+    C_GFN_COUNT,
+    NX_LIST,
+    TABLE_CACHE,
+    TABLE_CACHE_COUNT,
+)
 from mmu.machine.lock import mmu_write_lock, mmu_write_unlock
 from mmu.machine.primitives import config, read_once
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
@@ -78,10 +84,29 @@ def executed(vm: Vm) -> None:
 def small_pages_where_huge_may_be(vm: Vm) -> None:
     """gfn 0 was written while logging was on: a table stands where a 2M page is possible now."""
     fill_caches(vm)
+    write_while_logged(vm)
+
+
+def write_while_logged(vm: Vm) -> None:
+    """The same, once everybody has table pages."""
     vmm = vm.cpu(vm.config.vcpus)
     enable_dirty_log(vmm, 0)
     write_page_0(vm.cpu(0))
     stop_logging_only(vm)
+
+
+def frame_has_the_tables_number(vm: Vm) -> None:
+    """The same, and the pfn of the 2M page is the number of the table's page.
+
+    Tables and frames of a host never share a number; here they are told apart by what the entry is.
+    """
+    fill_caches(vm)
+    own = vm.actor_words(0)
+    # The level-1 table will be the last but one: let it be even, as the pfn of a 2M page must be.
+    place = TABLE_CACHE + int(own[TABLE_CACHE_COUNT]) - 2
+    own[place - 1 : place + 1] = sorted(own[place - 1 : place + 1], key=lambda page: page % 2 == 0)
+    vm.words[C_FRAME_PFN] = own[place]
+    write_while_logged(vm)
 
 
 def executed_and_logged(vm: Vm) -> None:
@@ -147,6 +172,13 @@ PROMOTE_PROMOTE = Scenario(
     (Actor("vcpu 0", write_page_1), Actor("vcpu 1", read_page_1), Actor("vmm", nothing)),
     vm=small_vm(2, 1, backing_level=2),
     setup=small_pages_where_huge_may_be,
+)
+PROMOTE_SAME_NUMBER = Scenario(
+    "promote-same-number",
+    "a huge page takes the place of the table whose number its frame has, while the table is used",
+    (Actor("vcpu 0", execute_page_1), Actor("vcpu 1", read_page_1), Actor("vmm", nothing)),
+    vm=small_vm(2, 1, backing_level=2),
+    setup=frame_has_the_tables_number,
 )
 ZAP_TABLE_EXECUTE = Scenario(
     "zap-table-execute",
