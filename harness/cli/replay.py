@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="with --explain: only steps that must come before or after another actor's",
+        help="with --explain: only steps that must come before or after another actor's, or that"
+        " change an entry",
     )
     parser.add_argument("--times", type=int, default=1, metavar="N", help="replay N times")
     parser.add_argument(

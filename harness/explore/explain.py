@@ -22,7 +22,8 @@ def explain(
 ) -> str:
     """The story as text; without `everything`, steps that concern one actor alone are folded.
 
-    `brief`: only steps that must come before or after one of another actor, one line each.
+    `brief`: only steps that must come before or after another actor's, or that change an entry, one
+    line each.
     """
     # Who does nothing here needs no column.
     seen = sorted({told.actor for told in story.told} | {story.actor} - {-1})
@@ -30,7 +31,7 @@ def explain(
     names = [world.scenario.actors[actor].name for actor in seen]
     column = max(((width or WIDTH_DEFAULT) - NUMBER_WIDTH) // max(len(names), 1) - 2, COLUMN_MIN)
     lines = [_row(["", *names], column), _row(["", *["-" * len(name) for name in names]], column)]
-    boring = _unrelated(story) if brief else set()
+    boring = _unrelated(world, story) if brief else set()
     if not brief and not everything:
         private = _private_words(world, story)
         boring = {told.number for told in story.told if told.word in private}
@@ -77,15 +78,29 @@ def _in_brief(world: World, run: list[Told], boring: set[int], held: dict[int, s
     return f"{first.function}: {_what(world, first)}" + (f"; {news}" if news else "")
 
 
-def _unrelated(story: Story) -> set[int]:
-    """Numbers of steps whose place among the other actors' steps does not matter."""
+def _unrelated(world: World, story: Story) -> set[int]:
+    """Numbers of steps whose place among other actors' does not matter and that change no entry."""
     order = order_of(story.trace)
     related = {len(story.told)}
     for row, before in enumerate(order.before):
         others = [each for each in before if story.trace[each].actor != story.trace[row].actor]
         if others:
             related |= {row + 1, *(each + 1 for each in others)}
-    return {told.number for told in story.told if told.number not in related}
+    told = _told_words(world)
+    related |= {t.number for t in story.told if t.word in told and t.before != t.after}
+    return {each.number for each in story.told if each.number not in related}
+
+
+def _told_words(world: World) -> set[int]:
+    """Words of the regions that every story tells of."""
+    if world.vm is None:
+        return set()
+    return {
+        word
+        for region in world.vm.layout.regions.values()
+        if region.name.split()[0] in TOLD
+        for word in range(region.start, region.end)
+    }
 
 
 def _private_words(world: World, story: Story) -> set[int]:
@@ -95,9 +110,7 @@ def _private_words(world: World, story: Story) -> set[int]:
         users[told.word].add(told.actor)
     private = {word for word, actors in users.items() if len(actors) == 1}
     if world.vm is not None:
-        for region in world.vm.layout.regions.values():
-            if region.name.split()[0] in TOLD:
-                private -= set(range(region.start, region.end))
+        private -= _told_words(world)
         # Statistics that everybody counts, locks that nobody fights for: told where they matter.
         private |= {told.word for told in story.told if told.do == "count"}
     else:
