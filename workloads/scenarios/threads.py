@@ -12,7 +12,10 @@ from mmu.host_changes import discard_pages, move_page, split_huge_mapping
 from mmu.hw.tlb import EVERYTHING
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
+from mmu.machine.events import PROBE_CONTEND
 from mmu.machine.kernel import kernel
+from mmu.notifier import invalidate_range_end, invalidate_range_start
+from mmu.reload import switch_root
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
 from mmu.spte import ACCESS_READ, ACCESS_WRITE
 from mmu.vm import Vm
@@ -35,8 +38,9 @@ from workloads.scenarios.common import (
     touch,
     write_page_0,
 )
-from workloads.scenarios.dying import drop_root, two_roots
-from workloads.scenarios.hosts import move_page_0, swap_page_0
+from workloads.scenarios.dropping import enter_and_leave
+from workloads.scenarios.dying import drop_root, one_root, two_roots
+from workloads.scenarios.hosts import invalidate_page_0, move_page_0, swap_page_0
 from workloads.scenarios.zaps import nothing
 
 
@@ -84,6 +88,13 @@ def split_and_move(cpu: Cpu) -> None:
 
 
 @kernel
+def invalidate_all_pages(cpu: Cpu) -> None:
+    """An invalidation of all host pages in which nothing changes."""
+    invalidate_range_start(cpu, 0, PAGES, 1)
+    invalidate_range_end(cpu, 0, PAGES)
+
+
+@kernel
 def delete_slot_0(cpu: Cpu) -> None:
     """The first memslot goes."""
     delete_memslot(cpu, 0)
@@ -124,6 +135,12 @@ def both_slots_mapped(vm: Vm) -> None:
     """The first page of each memslot was written."""
     map_for_writing(vm)
     one_access(vm.cpu(0), 4, ACCESS_WRITE)
+
+
+def before_an_empty_root(vm: Vm) -> None:
+    """vCPU 0 has written gfn 0; behind its root on the list is vCPU 1's, which maps nothing."""
+    switch_root(vm.cpu(1), 1 << 3 | vm.config.levels)
+    one_root(vm)
 
 
 def protected_where_huge_may_be(vm: Vm) -> None:
@@ -191,6 +208,26 @@ DISCARD_SWAP_OUT = Scenario(
     (Actor("vcpu 0", nothing), Actor("host 0", discard_page_0), Actor("host 1", swap_page_0)),
     vm=small_vm(1, 2, spare_frames=2),
     setup=map_for_writing,
+)
+TWO_ROOTS_MOVE = Scenario(
+    "two-roots-move",
+    "the host moves a page that a vCPU writes and that the root of another one does not map",
+    (Actor("vcpu 0", write_page_0), Actor("vcpu 1", nothing), Actor("host", move_page_0)),
+    vm=small_vm(2, 1, spare_frames=2),
+    setup=before_an_empty_root,
+)
+TWO_ROOTS_NOTIFIERS = Scenario(
+    "two-roots-notifiers",
+    "an invalidation yields on its way through two roots while another one looks for the same page",
+    (
+        Actor("vcpu 0", enter_and_leave),
+        Actor("vcpu 1", nothing),
+        Actor("host 0", invalidate_all_pages),
+        Actor("host 1", invalidate_page_0),
+    ),
+    vm=small_vm(2, 2, spare_frames=2),
+    setup=before_an_empty_root,
+    probes=1 << PROBE_CONTEND,
 )
 SLOT_DELETE_DELETE = Scenario(
     "slot-delete-delete",
