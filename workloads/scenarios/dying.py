@@ -40,7 +40,7 @@ from workloads.scenarios.common import (
     write_page_1,
 )
 from workloads.scenarios.hosts import move_page_0
-from workloads.scenarios.zaps import nothing, zap_everything
+from workloads.scenarios.zaps import nothing, zap_page_0
 
 
 @kernel
@@ -212,13 +212,12 @@ PUT_SPLIT_WORKER = Scenario(
     vm=small_vm(1, 2, backing_level=2, zap_by="worker"),
     setup=dropped,
 )
-PUT_ZAP = Scenario(
-    "put-zap",
-    "a vCPU drops the only root while all leafs are zapped, with yields",
-    (Actor("vcpu 0", drop_root), Actor("host", zap_everything)),
-    vm=small_vm(1, 1),
-    setup=one_root,
-    probes=1 << PROBE_CONTEND,
+PUT_DEEP = Scenario(
+    "put-deep",
+    "a vCPU drops the only root, which has four levels, while a page is zapped",
+    (Actor("vcpu 0", drop_root), Actor("host", zap_page_0)),
+    vm=small_vm(1, 1, levels=4),
+    setup=both_halves,
 )
 PUT_DESTROY = Scenario(
     "put-destroy",
@@ -368,10 +367,10 @@ INVALIDATE_EXECUTED = Scenario(
 )
 INVALIDATE_DEEP = Scenario(
     "invalidate-deep",
-    "a root of four levels, most of it below one entry, is invalidated while a vCPU writes",
+    "a root of four levels is invalidated while a vCPU writes",
     (Actor("vcpu 0", write_page_1), Actor("vmm", invalidate)),
     vm=small_vm(1, 1, levels=4),
-    setup=both_halves,
+    setup=map_for_writing,
 )
 HARVEST_WORKER = Scenario(
     "harvest-worker",

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from mmu.dirty_log import enable_dirty_log, get_dirty_log
 from mmu.guest import vcpu_load, vcpu_put
+from mmu.host.frames import access_frame
 from mmu.host_changes import discard_pages, move_page, split_huge_mapping
-from mmu.hw.tlb import EVERYTHING
+from mmu.hw.tlb import EVERYTHING, tlb_lookup
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import PROBE_CONTEND
@@ -17,7 +18,7 @@ from mmu.machine.kernel import kernel
 from mmu.notifier import invalidate_range_end, invalidate_range_start
 from mmu.reload import switch_root
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
-from mmu.spte import ACCESS_READ, ACCESS_WRITE
+from mmu.spte import ACCESS_READ, ACCESS_WRITE, pfn_of
 from mmu.vm import Vm
 from mmu.zap_all import create_vm, destroy_vm
 from workloads.scenario import Actor, Scenario
@@ -38,10 +39,9 @@ from workloads.scenarios.common import (
     touch,
     write_page_0,
 )
-from workloads.scenarios.dropping import enter_and_leave
 from workloads.scenarios.dying import drop_root, one_root, two_roots
-from workloads.scenarios.hosts import invalidate_page_0, move_page_0, swap_page_0
-from workloads.scenarios.zaps import nothing
+from workloads.scenarios.hosts import move_page_0, swap_page_0
+from workloads.scenarios.zaps import nothing, zap_everything
 
 
 @kernel
@@ -65,6 +65,16 @@ def read_thrice(cpu: Cpu) -> None:
     touch(cpu, 0, ACCESS_READ)
     touch(cpu, 0, ACCESS_READ)
     touch(cpu, 0, ACCESS_READ)
+    vcpu_put(cpu)
+
+
+@kernel
+def read_what_is_cached(cpu: Cpu) -> None:
+    """The guest reads gfn 0 if it still has the translation, and leaves."""
+    vcpu_load(cpu)
+    entry = tlb_lookup(cpu, 0)
+    if entry != 0:
+        access_frame(cpu, 0, pfn_of(entry), ACCESS_READ)
     vcpu_put(cpu)
 
 
@@ -218,12 +228,12 @@ TWO_ROOTS_MOVE = Scenario(
 )
 TWO_ROOTS_NOTIFIERS = Scenario(
     "two-roots-notifiers",
-    "an invalidation yields on its way through two roots while another one looks for the same page",
+    "an invalidation yields on its way through two roots while a page that one of them maps moves",
     (
-        Actor("vcpu 0", enter_and_leave),
+        Actor("vcpu 0", read_what_is_cached),
         Actor("vcpu 1", nothing),
         Actor("host 0", invalidate_all_pages),
-        Actor("host 1", invalidate_page_0),
+        Actor("host 1", move_page_0),
     ),
     vm=small_vm(2, 2, spare_frames=2),
     setup=before_an_empty_root,
@@ -249,6 +259,14 @@ SLOT_CREATE_DELETE = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("vmm", create_and_delete_slot)),
     vm=small_vm(1, 1, absent_slots=1),
     setup=fill_caches,
+)
+PUT_ZAP = Scenario(
+    "put-zap",
+    "a vCPU drops the only root while all leafs are zapped, with yields",
+    (Actor("vcpu 0", drop_root), Actor("host", zap_everything)),
+    vm=small_vm(1, 1),
+    setup=one_root,
+    probes=1 << PROBE_CONTEND,
 )
 PUT_PUT_QUEUED = Scenario(
     "put-put-queued",
