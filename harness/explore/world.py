@@ -23,7 +23,6 @@ WORDS_MAX = 1 << 16
 # Counters that audits judge by a limit.
 COUNTED = (
     at.N_BETWEEN_CHECKS_MAX,
-    at.N_ROOTS_ZAPPED,
     at.N_INVALIDATIONS,
     at.N_OBSOLETE_MAX,
     at.N_ELSEWHERE_MAX,

@@ -22,10 +22,6 @@ ELSEWHERE_RETRIES_MAX = 2
 # just then, is no bad luck.
 SPURIOUS_FAULTS_MAX = 1000
 
-# Where there is a zap worker, a vCPU that drops the last reference of a root hands it the zap
-# (5.18).  A vCPU would be away for as long as its root is large: it may do none of it.
-ROOTS_ZAPPED_BY_VCPU_MAX = {"worker": 0}
-
 
 def entries_between_checks_max(zap_steps: str, entries: int, levels: int) -> int:
     """Entries of removed tables between two yield checks that a policy promises, 0: no promise.

@@ -50,20 +50,7 @@ def audit(snapshot: Snapshot) -> list[str]:
                 f"actor {actor} handled {handled} entries between two yield checks; zap-steps"
                 f" {vm.config.zap_steps} promises {entries}"
             )
-    return problems + _zapped_by_vcpus(vm) + [message for message, _ in exceeded(vm)]
-
-
-def _zapped_by_vcpus(vm: Vm) -> list[str]:
-    """vCPUs that did the worker's work; who drops a root while the VM dies zaps it himself."""
-    most = limits.ROOTS_ZAPPED_BY_VCPU_MAX.get(vm.config.zap_by)
-    if most is None or not int(vm.words[at.USERS]):
-        return []
-    zapped = [int(vm.actor_words(vcpu)[at.N_ROOTS_ZAPPED]) for vcpu in range(vm.config.vcpus)]
-    return [
-        f"vCPU {vcpu} zapped {many} roots; zap-by {vm.config.zap_by} promises {most}"
-        for vcpu, many in enumerate(zapped)
-        if many > most
-    ]
+    return problems + [message for message, _ in exceeded(vm)]
 
 
 def exceeded(vm: Vm) -> list[tuple[str, int]]:

@@ -74,7 +74,8 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally
     PROGRESS_YIELD,
     PROGRESS_REASON,
     TRANSITION_TAKEN,
-) = range(1, 50)
+    PROGRESS_ZAP,
+) = range(1, 51)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -172,6 +173,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     PROGRESS_REASON: (
         "progress",
         "gfn {a:#x} was sent back: nobody invalidates it, and its sequence {b} is still {c}",
+    ),
+    PROGRESS_ZAP: (
+        "progress",
+        "root page {a} was zapped by vCPU {b}, and there is a worker for it",
     ),
     TRANSITION_TAKEN: (
         "transitions",
