@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine import events
-from mmu.machine.conditions import PROGRESS_ZAP, ROOT_UNREFERENCED, ZAP_NONPRESENT, warn
+from mmu.machine.conditions import ROOT_UNREFERENCED, ZAP_NONPRESENT, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.histogram import record_latency
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
-    C_VCPUS,
-    C_ZAP_BY,
     C_ZAP_STEPS,
     CHECKED,
     FAULT_NUMBER,
@@ -27,7 +25,6 @@ from mmu.machine.layout import (
     SP_LEVEL,
     SP_PARENT,
     SP_ROOT_COUNT,
-    USERS,
     VISITED,
 )
 from mmu.machine.lock import HELD_MMU, HELD_MMU_READ, HELD_MMU_WRITE, HELD_RCU, assert_held
@@ -35,7 +32,6 @@ from mmu.machine.primitives import (
     config,
     cycles,
     emit,
-    hint,
     own,
     peek,
     read_once,
@@ -44,8 +40,8 @@ from mmu.machine.primitives import (
     tally,
 )
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
-from mmu.pages import record_of
-from mmu.policy import STEPS_1G, STEPS_4K_2M_1G, STEPS_LEAFS_FIRST, ZAP_BY_WORKER
+from mmu.pages import assert_may_zap_root, record_of
+from mmu.policy import STEPS_1G, STEPS_4K_2M_1G, STEPS_LEAFS_FIRST
 from mmu.spte import (
     FROZEN,
     LEVEL_1G,
@@ -200,17 +196,12 @@ def zap_root(cpu: Cpu, root: int) -> None:
     """Zap all of a root, in the mode of mmu_lock that is held (tdp_mmu_zap_root).
 
     The caller's reference keeps it on the list, where notifiers find it while this yields.
-    `--zap-steps` says in which passes: how much goes between two yields.  With `--zap-by worker` no
-    vCPU does it, unless the VM dies (5.18).
+    `--zap-steps` says in which passes: how much goes between two yields.
     """
     assert_held(cpu, HELD_MMU)
     count = peek(cpu, record_of(cpu, root_page(root)) + SP_ROOT_COUNT)
     warn(cpu, count < 1 and not stopped(cpu), ROOT_UNREFERENCED, root_page(root), count, 0)
-    # A vCPU would be away for as long as the root is large.  A look at USERS is enough: it does not
-    # change while somebody has a root to zap, but to 0, and then whoever puts zaps himself.
-    is_workers = hint(cpu, USERS) != 0 and config(cpu, C_ZAP_BY) == ZAP_BY_WORKER
-    by_vcpu = is_workers and cpu.id < config(cpu, C_VCPUS)
-    warn(cpu, by_vcpu, PROGRESS_ZAP, root_page(root), cpu.id, 0)
+    assert_may_zap_root(cpu, root)
     began = cycles(cpu)
     set_own(cpu, CHECKED, began)
     set_own(cpu, VISITED, 0)  # what faults have removed since is no part of this
