@@ -12,7 +12,7 @@ again; then they are looked through, so that nobody writes to them in between un
 from __future__ import annotations
 
 from mmu.machine import events
-from mmu.machine.conditions import LIFETIME_POISON, ROOT_INVALID_USED, warn
+from mmu.machine.conditions import LIFETIME_POISON, PROGRESS_ZAP, ROOT_INVALID_USED, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import inlined_kernel, kernel
 from mmu.machine.layout import (
@@ -20,6 +20,8 @@ from mmu.machine.layout import (
     C_RCU_BATCH,
     C_RECORDS,
     C_TABLE_PAGES,
+    C_VCPUS,
+    C_ZAP_BY,
     DEFERRED,
     DEFERRED_COUNT,
     LEVELS_MAX,
@@ -42,20 +44,24 @@ from mmu.machine.layout import (
     TABLE_CACHE,
     TABLE_CACHE_COUNT,
     TABLE_CACHE_MAX,
+    USERS,
 )
 from mmu.machine.lock import assert_may_sleep, pool_lock, pool_unlock
 from mmu.machine.primitives import (
     config,
     emit,
     event,
+    hint,
     own,
     peek,
     poke,
     read_once,
     set_own,
+    stopped,
     tally,
 )
 from mmu.machine.rcu import synchronize_rcu
+from mmu.policy import ZAP_BY_WORKER
 from mmu.spte import NONPRESENT, POISON
 from mmu.tdp_iter import entries_of, root_page, table_of_page
 
@@ -72,6 +78,18 @@ def assert_valid_root(cpu: Cpu, root: int) -> None:
     page = root_page(root)
     invalid = read_once(cpu, record_of(cpu, page) + SP_ROOT_INVALID)
     warn(cpu, invalid != 0, ROOT_INVALID_USED, page, 0, 0)
+
+
+@kernel
+def assert_may_zap_root(cpu: Cpu, root: int) -> None:
+    """With `--zap-by worker` no vCPU zaps a root, for it would be away for long; see put_root.
+
+    A look at USERS is enough: while somebody has a root to zap it changes to 0 only, and from then
+    on whoever puts a root zaps it himself.
+    """
+    is_workers = hint(cpu, USERS) != 0 and config(cpu, C_ZAP_BY) == ZAP_BY_WORKER
+    by_vcpu = is_workers and cpu.id < config(cpu, C_VCPUS)
+    warn(cpu, by_vcpu and not stopped(cpu), PROGRESS_ZAP, root_page(root), cpu.id, 0)
 
 
 @kernel

@@ -1,7 +1,7 @@
 """roots: references equal holders, none comes back from 0, nobody works on a dying root.
 
 The model asserts what can be seen at each get and put; at rest the references of each listed root
-are compared with those who can hold one.
+are compared with those who can hold one: none has nobody.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ IN_STRESS = "assertions in get and put; audit"
 
 
 def audit(snapshot: Snapshot) -> list[str]:
-    """Roots with references that nobody holds, and holders of what is no root."""
+    """Roots with references that nobody holds or with none, and holders of what is no root."""
     vm = snapshot.vm
     used = [int(vm.actor_words(vcpu)[at.VCPU_ROOT]) for vcpu in range(vm.config.vcpus)]
     problems = [
@@ -23,6 +23,11 @@ def audit(snapshot: Snapshot) -> list[str]:
         for root in snapshot.roots
         for count, text in [_holders(snapshot, root, used)]
         if root.references != count
+    ]
+    problems += [
+        f"root page {root.page} is on the list, and nobody is left to zap or to free it"
+        for root in snapshot.roots
+        if root.references == 0
     ]
     listed = {root.handle for root in snapshot.roots}
     problems += [

@@ -75,7 +75,8 @@ from mmu.machine.primitives import announce, observe, own, set_own, tally
     PROGRESS_REASON,
     TRANSITION_TAKEN,
     PROGRESS_RECOVERY,
-) = range(1, 51)
+    PROGRESS_ZAP,
+) = range(1, 52)
 
 CONDITIONS: dict[int, tuple[str, str]] = {
     MAPPING_OWNER: (
@@ -177,6 +178,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     PROGRESS_RECOVERY: (
         "progress",
         "table page {a} (gfn {b:#x}) was to be recovered, and is still first on the list for that",
+    ),
+    PROGRESS_ZAP: (
+        "progress",
+        "root page {a} was zapped by vCPU {b}, and there is a worker for it",
     ),
     TRANSITION_TAKEN: (
         "transitions",

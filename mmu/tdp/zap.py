@@ -40,7 +40,7 @@ from mmu.machine.primitives import (
     tally,
 )
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock
-from mmu.pages import record_of
+from mmu.pages import assert_may_zap_root, record_of
 from mmu.policy import STEPS_1G, STEPS_4K_2M_1G, STEPS_LEAFS_FIRST
 from mmu.spte import (
     FROZEN,
@@ -201,6 +201,7 @@ def zap_root(cpu: Cpu, root: int) -> None:
     assert_held(cpu, HELD_MMU)
     count = peek(cpu, record_of(cpu, root_page(root)) + SP_ROOT_COUNT)
     warn(cpu, count < 1 and not stopped(cpu), ROOT_UNREFERENCED, root_page(root), count, 0)
+    assert_may_zap_root(cpu, root)
     began = cycles(cpu)
     set_own(cpu, CHECKED, began)
     set_own(cpu, VISITED, 0)  # what faults have removed since is no part of this

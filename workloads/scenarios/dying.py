@@ -41,6 +41,7 @@ from workloads.scenarios.common import (
 )
 from workloads.scenarios.hosts import move_page_0
 from workloads.scenarios.idle import nothing
+from workloads.scenarios.zaps import zap_page_0
 
 
 @kernel
@@ -211,6 +212,13 @@ PUT_SPLIT_WORKER = Scenario(
     (Actor("vcpu 0", nothing), Actor("vmm", split_everything), Actor("worker", work_once)),
     vm=small_vm(1, 2, backing_level=2, zap_by="worker"),
     setup=dropped,
+)
+PUT_DEEP = Scenario(
+    "put-deep",
+    "a vCPU drops the only root, which has four levels, while a page is zapped",
+    (Actor("vcpu 0", drop_root), Actor("host", zap_page_0)),
+    vm=small_vm(1, 1, levels=4),
+    setup=both_halves,
 )
 PUT_DESTROY = Scenario(
     "put-destroy",

@@ -23,8 +23,10 @@ from workloads.scenarios.common import (
     small_vm,
     write_page_0,
 )
-from workloads.scenarios.dying import work_once
+from workloads.scenarios.dropping import enter_and_leave
+from workloads.scenarios.dying import two_roots, work_once
 from workloads.scenarios.hosts import invalidate_page_0, move_page_0
+from workloads.scenarios.idle import nothing
 
 
 @kernel
@@ -108,6 +110,13 @@ SLOT_DELETE_NOTIFIER = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("vmm", delete_slot), Actor("host", invalidate_page_0)),
     vm=small_vm(1, 2, spare_frames=2),
     setup=fill_caches,
+)
+SLOT_DELETE_TWO_ROOTS = Scenario(
+    "slot-delete-two-roots",
+    "a memslot goes that two address spaces have mapped, and one of them is in use",
+    (Actor("vcpu 0", nothing), Actor("vcpu 1", enter_and_leave), Actor("vmm", delete_slot)),
+    vm=small_vm(2, 1),
+    setup=two_roots,
 )
 SLOT_GONE_LOGGED = Scenario(
     "slot-gone-logged",

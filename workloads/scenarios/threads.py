@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from mmu.dirty_log import enable_dirty_log, get_dirty_log
 from mmu.guest import vcpu_load, vcpu_put
+from mmu.host.frames import access_frame
 from mmu.host_changes import discard_pages, move_page, split_huge_mapping
-from mmu.hw.tlb import EVERYTHING
+from mmu.hw.tlb import EVERYTHING, tlb_lookup
 from mmu.hw.vcpu import flush_remote_tlbs
 from mmu.machine.cpu import Cpu
+from mmu.machine.events import PROBE_CONTEND
 from mmu.machine.kernel import kernel
+from mmu.notifier import invalidate_range_end, invalidate_range_start
+from mmu.reload import switch_root
 from mmu.slot_changes import create_memslot, delete_memslot, move_memslot
-from mmu.spte import ACCESS_READ, ACCESS_WRITE
+from mmu.spte import ACCESS_READ, ACCESS_WRITE, pfn_of
 from mmu.vm import Vm
 from mmu.zap_all import create_vm, destroy_vm
 from workloads.scenario import Actor, Scenario
@@ -35,9 +39,10 @@ from workloads.scenarios.common import (
     touch,
     write_page_0,
 )
-from workloads.scenarios.dying import drop_root, two_roots
+from workloads.scenarios.dying import drop_root, one_root, two_roots
 from workloads.scenarios.hosts import move_page_0, swap_page_0
 from workloads.scenarios.idle import nothing
+from workloads.scenarios.zaps import zap_everything
 
 
 @kernel
@@ -65,6 +70,16 @@ def read_thrice(cpu: Cpu) -> None:
 
 
 @kernel
+def read_what_is_cached(cpu: Cpu) -> None:
+    """The guest reads gfn 0 if it still has the translation, and leaves."""
+    vcpu_load(cpu)
+    entry = tlb_lookup(cpu, 0)
+    if entry != 0:
+        access_frame(cpu, 0, pfn_of(entry), ACCESS_READ)
+    vcpu_put(cpu)
+
+
+@kernel
 def discard_page_0(cpu: Cpu) -> None:
     """Host page 0 is given up with what it holds."""
     discard_pages(cpu, 0, 1)
@@ -81,6 +96,13 @@ def split_and_move(cpu: Cpu) -> None:
     """The huge page of host page 0 is split, and page 0 moves to another frame."""
     split_huge_mapping(cpu, 0)
     move_page(cpu, 0)
+
+
+@kernel
+def invalidate_all_pages(cpu: Cpu) -> None:
+    """An invalidation of all host pages in which nothing changes."""
+    invalidate_range_start(cpu, 0, PAGES, 1)
+    invalidate_range_end(cpu, 0, PAGES)
 
 
 @kernel
@@ -124,6 +146,12 @@ def both_slots_mapped(vm: Vm) -> None:
     """The first page of each memslot was written."""
     map_for_writing(vm)
     one_access(vm.cpu(0), 4, ACCESS_WRITE)
+
+
+def before_an_empty_root(vm: Vm) -> None:
+    """vCPU 0 has written gfn 0; behind its root on the list is vCPU 1's, which maps nothing."""
+    switch_root(vm.cpu(1), 1 << 3 | vm.config.levels)
+    one_root(vm)
 
 
 def protected_where_huge_may_be(vm: Vm) -> None:
@@ -192,6 +220,26 @@ DISCARD_SWAP_OUT = Scenario(
     vm=small_vm(1, 2, spare_frames=2),
     setup=map_for_writing,
 )
+TWO_ROOTS_MOVE = Scenario(
+    "two-roots-move",
+    "the host moves a page that a vCPU writes and that the root of another one does not map",
+    (Actor("vcpu 0", write_page_0), Actor("vcpu 1", nothing), Actor("host", move_page_0)),
+    vm=small_vm(2, 1, spare_frames=2),
+    setup=before_an_empty_root,
+)
+TWO_ROOTS_NOTIFIERS = Scenario(
+    "two-roots-notifiers",
+    "an invalidation yields on its way through two roots while a page that one of them maps moves",
+    (
+        Actor("vcpu 0", read_what_is_cached),
+        Actor("vcpu 1", nothing),
+        Actor("host 0", invalidate_all_pages),
+        Actor("host 1", move_page_0),
+    ),
+    vm=small_vm(2, 2, spare_frames=2),
+    setup=before_an_empty_root,
+    probes=1 << PROBE_CONTEND,
+)
 SLOT_DELETE_DELETE = Scenario(
     "slot-delete-delete",
     "two memslots go at once, and the host moves a page of one that is gone",
@@ -212,6 +260,14 @@ SLOT_CREATE_DELETE = Scenario(
     (Actor("vcpu 0", write_page_0), Actor("vmm", create_and_delete_slot)),
     vm=small_vm(1, 1, absent_slots=1),
     setup=fill_caches,
+)
+PUT_ZAP = Scenario(
+    "put-zap",
+    "a vCPU drops the only root while all leafs are zapped, with yields",
+    (Actor("vcpu 0", drop_root), Actor("host", zap_everything)),
+    vm=small_vm(1, 1),
+    setup=one_root,
+    probes=1 << PROBE_CONTEND,
 )
 PUT_PUT_QUEUED = Scenario(
     "put-put-queued",
