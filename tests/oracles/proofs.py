@@ -79,7 +79,8 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("fast-fault-ignores-mmu-writable", "track-fast-fault"),
         Proof("leaf-ignores-tracking", "track-fault"),
         Proof("huge-page-over-tracked-gfn", "track-map-huge"),
-        Proof("b32-level-read-outside-the-lock", "recover-move"),
+        Proof("b32-level-read-outside-the-lock", "huge-split-fault"),
+        Proof("recovery-level-read-outside-the-lock", "recover-move"),
         Proof("b52-block-begins-before-the-slot", "recover-border"),
         Proof("b41-other-address-space-passed-over", "slot-delete-two-roots"),
     ),
@@ -194,7 +195,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
     ),
     "roots": (
         Proof("b01-last-put-of-a-walk-ignored", "put-zap"),
-        Proof("b08-reader-revives-dying-root", "put-get"),
+        Proof("b08-reader-revives-dying-root", "put-get-worker"),
         Proof("b16-fault-populates-defunct-root", "invalidate-fault"),
         Proof("b24-reader-works-on-invalid-root", "enable-put"),
         Proof("b27-reference-given-back-twice", "worker-fault", TORTURE),
