@@ -60,7 +60,7 @@ class Examined:
     def __str__(self) -> str:
         if self.problem:
             return f"{self.name} (by {self.wanted}): {_verdict(self)}: {self.problem}"
-        how = f"{self.executions:,} executions, {self.seconds:.1f} s"
+        how = f"{_executions(self)}, {self.seconds:.1f} s"
         return f"{self.name}: found by {self.oracle}, {how}, {self.shrunk_steps} steps"
 
     def row(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def examine(bug: Bug, seconds: float, work: Path) -> Chain[Examined]:
         oracle=bug.oracle if bug.oracle in oracles else ", ".join(dict.fromkeys(oracles)),
     )
     if not oracles:
-        tried = f"{examined.executions:,} executions in {examined.seconds:.1f} s"
+        tried = f"{_executions(examined)} in {examined.seconds:.1f} s"
         all_of_them = ", all there are" if document["exhausted"] else ""
         return replace(examined, problem=f"nothing was found in {tried}{all_of_them}")
     if not examined.found:
@@ -200,6 +200,10 @@ def _bug_row(each: Examined) -> list[Cell]:
         "the same" if each.interpreted else "-",
         _verdict(each),
     ]
+
+
+def _executions(each: Examined) -> str:
+    return f"{each.executions:,} execution{'s' * (each.executions != 1)}"
 
 
 def _verdict(each: Examined) -> str:

@@ -36,7 +36,8 @@ def test_every_story_is_whole():
         assert bug.scenario in SCENARIOS, bug.name
         assert bug.oracle in oracles, bug.name
         assert max(map(len, bug.text.splitlines())) <= LINE_MAX, bug.name
-        (race,) = re.findall(r"## The race\n\n```text\n(.*?)```", bug.text, re.DOTALL)
+        assert bug.text.count("\n## The race\n") == 1, bug.name
+        (race,) = re.findall(r"```text\n(.*?)```", bug.text, re.DOTALL)
         assert f"OOPS {bug.oracle}: " in race, bug.name
         assert race.count("\n") <= RACE_LINES_MAX, bug.name
         assert max(map(len, race.splitlines())) <= RACE_WIDTH_MAX, bug.name

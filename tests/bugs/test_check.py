@@ -1,6 +1,7 @@
 """What `bugs check` makes of how commands ended, and what the tables say of it."""
 
 import json
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from harness.bugs.interpreters import Ended
 from harness.bugs.kept import keep, kept, told
 from harness.explore.reproducer import KEY, read
 from tests.bugs.catalogues import entry
-from workloads.errors import RunFailed
+from workloads.errors import RunFailed, UsageError
 
 REPLAYED = Ended(1, "reproduced, 100 times: roots: broke\n", "")
 INTERPRETED = Ended(1, "  vcpu 0\nreproduced: roots: broke\n", "")
@@ -228,6 +229,26 @@ def test_what_is_kept_names_the_diff_beside_it(bug, tmp_path):
     assert kept(bug).patch.diff == "the diff\n"
     bug.diff.write_text("another\n")
     assert kept(bug).patch.diff == "another\n"
+
+
+@pytest.mark.parametrize(
+    ("patch", "said"),
+    [
+        ({"file": "patch.diff"}, "patch: cannot read patch.diff, which belongs beside it"),
+        ({"file": "../b02-second/patch.diff"}, "is not the name of a file beside it"),
+        ({"file": "patch.diff", "diff": 3}, "'diff' is 3, not of type str"),
+        ({"diff": "the diff"}, "'file' is missing"),
+        ("patch.diff", "'file' is missing"),
+    ],
+)
+def test_a_diff_that_is_not_beside_it_is_named(bug, tmp_path, patch, said):
+    keep(bug, reproducer(tmp_path, "first"))
+    content = json.loads(bug.reproducer.read_text()) | {"patch": patch}
+    bug.reproducer.write_text(json.dumps(content))
+    bug.diff.unlink()
+    with pytest.raises(UsageError, match=re.escape(said)) as error:
+        kept(bug)
+    assert str(error.value).startswith(f"{bug.reproducer}: patch: ")
 
 
 def test_telling_what_is_kept(bug):
