@@ -227,7 +227,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
     "progress": (
         Proof("b39-sequence-cut-to-32-bits", "notifier-wrap"),
         Proof("b02-walk-yields-where-it-stands", "notifier-yield", TORTURE),
-        Proof("b10-vcpu-zaps-what-it-drops", "put-get-worker"),
+        Proof("b10-vcpu-zaps-what-it-drops", "put-get-worker", SWITCHING),
         Proof("b26-root-zapped-without-a-yield", "put-deep"),
         Proof("progress-any-invalidation-counts", "two-notifiers"),
         Proof("progress-reload-forgotten", "invalidate-fault", TORTURE, keep_going=True),

@@ -247,7 +247,6 @@ NOT_REACHED: dict[str, str] = {
     "mmu.tdp.map._install_leaf: old & ~new & MMU_WRITABLE != 0 is true": (
         "what the host no longer allows has been zapped by its notifier"
     ),
-    "mmu.pages.assert_may_zap_root: stopped(cpu) is false": WRONG,
     "mmu.tdp.zap._zap_pass: lost is true": ALONE,
     "mmu.tdp.zap._zap_pass: seen != DONE is true": ALONE,
     "mmu.zap_worker._take_scheduled: cmpxchg(cpu, flag, 1, 0) == 1 is false": (
