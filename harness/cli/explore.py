@@ -28,7 +28,7 @@ from harness.explore.strategies.registry import OPTIONAL, STRATEGIES
 from harness.explore.world import check_scenario
 from harness.report import store
 from harness.report.document import new_document
-from harness.report.tables import Cell, rate, render
+from harness.report.tables import Cell, rate, render, share
 from harness.run.measure import cores
 from workloads.errors import UsageError
 from workloads.scenario import GRADES, Scenario
@@ -108,6 +108,13 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         metavar="N",
         help="samplers and auto: processes (default: all cores)",
     )
+    _add_modes(parser)
+    add_patch_argument(parser)
+    add_output_arguments(parser)
+
+
+def _add_modes(parser: argparse.ArgumentParser) -> None:
+    """What else is done, and what becomes of a violation."""
     parser.add_argument(
         "--check-determinism",
         action="store_true",
@@ -117,14 +124,18 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         "--keep-going", action="store_true", help="go on after a violation; one of each is kept"
     )
     parser.add_argument(
+        "--risk",
+        action="store_true",
+        help="dpor, optimal (auto: dpor): go on after a violation, count the traces that fail, and"
+        " find the fewest preemptions with which one can",
+    )
+    parser.add_argument(
         "--no-shrink",
         dest="shrink",
         action="store_false",
         help="keep the schedule as it was found; else actors, operations, levels, steps and"
         " preemptions that the violation does not need are taken away",
     )
-    add_patch_argument(parser)
-    add_output_arguments(parser)
 
 
 def _natural(text: str) -> int:
@@ -157,18 +168,23 @@ def run(args: argparse.Namespace) -> int:
     check_scenario(scenario)
     folder = store.open_run(args.results, "explore", scenario.name)
     compile_model(args.quiet, "the scenario and the model")
-    compile_engine(args.strategy, notice(args.quiet))
+    strategy = "dpor" if args.risk and args.strategy == "auto" else args.strategy
+    for name in (strategy, "switches") if args.risk else (strategy,):
+        compile_engine(name, notice(args.quiet))
     if args.check_determinism:
-        for strategy in ("random", "follow"):
-            compile_engine(strategy, notice(args.quiet))
+        for name in ("random", "follow"):
+            compile_engine(name, notice(args.quiet))
         if not check_determinism_apart(scenario):
             raise KeyboardInterrupt
     say = Speaker(silent=args.json == "-")
     status = ExploreStatus(args)
-    jobs = args.jobs or (cores() if "jobs" in STRATEGIES[args.strategy].options else 1)
-    tasks = tasks_for(args.strategy, _bounds(args), args.seed or 1, jobs)
+    jobs = args.jobs or (cores() if "jobs" in STRATEGIES[strategy].options else 1)
+    tasks = tasks_for(strategy, _bounds(args), args.seed or 1, jobs)
+    stops = not args.keep_going and not args.risk
     try:
-        result = explore(scenario, tasks, stop_at_finding=not args.keep_going, look=status.look)
+        result = explore(
+            scenario, tasks, stop_at_finding=stops, look=status.look, tallied=args.risk
+        )
     finally:
         status.close()
     return _finish(args, scenario, result, folder, say)
@@ -190,8 +206,21 @@ def _refuse_unused(args: argparse.Namespace) -> None:
             raise UsageError(
                 f"{args.strategy} does not use {flag}; strategies that do: {', '.join(users)}"
             )
+    if args.risk:
+        _refuse_for_risk(args)
     if args.steps > STEPS_MAX:
         raise UsageError(f"--steps {args.steps} is more than {STEPS_MAX} (memory for the trace)")
+
+
+def _refuse_for_risk(args: argparse.Namespace) -> None:
+    """--risk looks at all traces, so at no sample of them."""
+    exact = [name for name, info in STRATEGIES.items() if "preemptions" in info.options]
+    if args.strategy not in ("auto", *exact):
+        raise UsageError(f"--risk needs all traces: {', '.join(exact)}, not {args.strategy}")
+    given = {"--preemptions": args.preemptions, "--seed": args.seed, "-j": args.jobs}
+    for flag, value in given.items():
+        if value is not None:
+            raise UsageError(f"--risk does not use {flag}: it looks at all traces, by one process")
 
 
 def _unused_by_many(args: argparse.Namespace) -> dict[str, object]:
@@ -201,6 +230,7 @@ def _unused_by_many(args: argparse.Namespace) -> dict[str, object]:
         "--executions": args.executions,
         "--check-determinism": args.check_determinism,
         "--keep-going": args.keep_going and not args.all,
+        "--risk": args.risk,
     }
 
 
@@ -261,6 +291,8 @@ def _finish(
     if result.outcomes:
         say("\n" + _outcome_table(scenario, result) + "\n")
     say(_totals(result))
+    if args.risk:
+        say(_risk_text(result))
     for note in result.notes:
         say(f"note: {note}")
     violations = store_findings(
@@ -301,6 +333,33 @@ def _totals(result: Result) -> str:
     if result.findings and not result.bound:
         return f"{text}\nnot exhausted: ended by a violation"
     return f"{text}\nnot exhausted: bound reached: {result.bound}"
+
+
+def _risk_text(result: Result) -> str:
+    """How many traces fail, and how little it takes."""
+    risk = result.risk
+    if risk is None:
+        return "risk: not known, since not all traces were seen and judged"
+    if risk.failing == 0:
+        return f"risk: none of {risk.traces:,} traces fails"
+    text = f"risk: {risk.failing:,} of {risk.traces:,} traces fail ({share(risk.share)}); "
+    fewest = risk.preemptions_fewest or 0
+    needs = f"{fewest} preemption{'s' * (fewest != 1)}" if fewest else "no preemption"
+    text += f"it takes {needs}"
+    if not risk.preemptions_proved:
+        text += " or fewer: not all schedules with fewer were run"
+    if len(risk.oracles) == 1:
+        return text
+    heads = ["noticed first by", "traces", "share", "preemptions"]
+    return (
+        text
+        + "\n\n"
+        + render(
+            heads,
+            [[o.oracle, o.failing, share(o.share), o.preemptions_fewest] for o in risk.oracles],
+        )
+        + "\n"
+    )
 
 
 def _outcome_table(scenario: Scenario, result: Result) -> str:

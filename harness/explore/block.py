@@ -80,6 +80,10 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_REGION_COUNT,
     H_STATES,  # address of the table of hashes, 0: no audits
     H_STATES_USED,
+    # How often executions fail (`harness.explore.tally`).
+    H_TALLY,  # address of its words, 0: nobody counts
+    H_OUTCOME_PLACE,  # where in the tables the present execution's outcome and state stand, -1:
+    H_STATE_PLACE,  # ... they do not
     # The strategy.
     H_BEGIN,
     H_CHOOSE,
@@ -92,7 +96,7 @@ STATES_MAX = 1 << 16  # different final states of a VM that are audited
     H_RECORDS,
     H_RECORDS_END,
     H_STRATEGY,  # 32 words and a block address of the strategy's own
-) = range(64)
+) = range(67)
 STRATEGY_WORDS = 32
 H_STRATEGY_BLOCK = H_STRATEGY + STRATEGY_WORDS
 HEADER_WORDS = H_STRATEGY_BLOCK + 8

@@ -35,6 +35,8 @@ def conclude(ctx: int) -> int:
     depth = get(ctx, at.H_DEPTH)
     put(ctx, at.H_STEPS, get(ctx, at.H_STEPS) + depth)
     put(ctx, at.H_DEEPEST, max(get(ctx, at.H_DEEPEST), depth))
+    put(ctx, at.H_OUTCOME_PLACE, -1)
+    put(ctx, at.H_STATE_PLACE, -1)
     question = 0
     if status == at.STATUS_CUT:
         put(ctx, at.H_BLOCKED, get(ctx, at.H_BLOCKED) + 1)
@@ -98,9 +100,10 @@ def _count_outcome(ctx: int, deadlocked: int) -> int:
         place &= at.OUTCOMES_MAX - 1
         entry = get(ctx, at.H_OUTCOMES) + 8 * entry_words * place
         if get(entry, 0) == 0:
-            return _new_outcome(ctx, entry, deadlocked)
+            return _new_outcome(ctx, entry, place, deadlocked)
         if _same_outcome(ctx, entry, deadlocked):
             put(entry, 0, get(entry, 0) + 1)
+            put(ctx, at.H_OUTCOME_PLACE, place)
             return 0
         place += 1
     return 0
@@ -117,9 +120,10 @@ def _same_outcome(ctx: int, entry: int, deadlocked: int) -> int:
 
 
 @array_kernel
-def _new_outcome(ctx: int, entry: int, deadlocked: int) -> int:
+def _new_outcome(ctx: int, entry: int, place: int, deadlocked: int) -> int:
     if get(ctx, at.H_OUTCOMES_USED) >= at.OUTCOMES_MAX - 1:
         return 0
+    put(ctx, at.H_OUTCOME_PLACE, place)
     put(ctx, at.H_OUTCOMES_USED, get(ctx, at.H_OUTCOMES_USED) + 1)
     put(entry, 0, 1)
     put(entry, 1, deadlocked)
@@ -145,8 +149,10 @@ def _note_state(ctx: int) -> int:
     place = state & (at.STATES_MAX - 1)
     while get(table, place) != 0:
         if get(table, place) == state:
+            put(ctx, at.H_STATE_PLACE, place)
             return 0
         place = (place + 1) & (at.STATES_MAX - 1)
+    put(ctx, at.H_STATE_PLACE, place)
     put(table, place, state)
     put(ctx, at.H_STATES_USED, get(ctx, at.H_STATES_USED) + 1)
     return at.ASK_STATE

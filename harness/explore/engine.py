@@ -44,6 +44,7 @@ from harness.explore.coroutines import (
 )
 from harness.explore.faults import break_off, note_fault
 from harness.explore.schedule import schedule
+from harness.explore.tally import count_failure
 from harness.watch.words import get, put
 from mmu.machine.conditions import ROOT_CHAIN
 from mmu.machine.events import (
@@ -287,6 +288,8 @@ def explore_slice(ctx: int, limit: int) -> int:
                 put(ctx, at.H_RESUME, 1)
                 return question << 1
         put(ctx, at.H_RESUME, 0)
+        if get(ctx, at.H_TALLY) != 0:
+            count_failure(ctx)
         if call(get(ctx, at.H_FINISH_EXECUTION), ctx, 0) == 0:
             return 1
     return 0

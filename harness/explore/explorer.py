@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,10 @@ from harness.explore.coroutines import Stacks, body_address, check_address
 from harness.explore.engine import enter_actor, explore_slice, on_call
 from harness.explore.faults import fault_bits, ignored_but
 from harness.explore.judge import audit_finding, fault_finding, outcome_finding, refuse_fault
+from harness.explore.risk import Risk, risk_of
+from harness.explore.shrink.failure import Failure
 from harness.explore.strategy import Strategy, load_strategy
+from harness.explore.tally import Tally
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
 from harness.watch.words import compiled_function, compiled_hook
@@ -34,7 +37,6 @@ SLICE_SECONDS = 0.05  # how long Python leaves the compiled loop alone, about
 AUTO_DPOR_SHARE = 0.4  # of the budget
 AUTO_SAMPLERS = ("surw", "urw", "pos")
 AUTO_SAMPLER_SHARE = 0.05  # of the budget, for each in its turn
-TRUNCATING = ("raised", "lifetime")  # what comes after these is never seen
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Result:
     deadlocks: dict[tuple[int, ...], int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    risk: Risk | None = None  # if failing executions were tallied, and all traces seen
 
 
 Progress = Callable[[Result], bool]
@@ -198,6 +201,8 @@ class Explorer:
     """One scenario under one strategy; `run` goes on until a bound, the end, or a finding.
 
     With `oracles`, only what these say is looked for: executions go on behind what others say.
+    Without `stop_at_finding` one finding of each failure is kept; `tallied` counts how many there
+    are.  `is_through` says whether the strategy has nothing left to run.
     """
 
     def __init__(
@@ -209,6 +214,7 @@ class Explorer:
         seed: int = 1,
         stop_at_finding: bool = True,
         oracles: Collection[str] = (),
+        tallied: bool = False,
     ) -> None:
         self.bounds = bounds or Bounds()
         self.world = World(scenario)
@@ -219,6 +225,9 @@ class Explorer:
         self._seed = seed
         self._stop_at_finding = stop_at_finding
         self._oracles = oracles
+        self._known: set[Failure] = set()
+        self.tally = Tally(self.engine.block) if tallied else None
+        self.is_through = False
         self.engine.block[at.H_IGNORED : at.H_IGNORED_MORE + 1] = ignored_but(oracles)
         self._began = 0.0
         self._reported = 0.0
@@ -236,6 +245,8 @@ class Explorer:
             self._run_strategy(self.result.strategy, 1.0)
         self._sum_up()
         self._refuse_endless()
+        if self.tally is not None and self.result.exhausted and not self.tally.unjudged:
+            self.result.risk = risk_of(self.tally, self.result.executions)
         return self.result
 
     def _refuse_endless(self) -> None:
@@ -313,15 +324,18 @@ class Explorer:
 
     def _note_end(self) -> None:
         """The strategy has nothing left: exhausted, unless a bound hid something."""
-        hit = int(self.engine.block[at.H_BOUND_HIT])
+        self.is_through = True
+        block = self.engine.block
+        hit = int(block[at.H_BOUND_HIT])
         texts = []
         if hit & at.BOUND_STEPS:
             texts.append(f"{self.bounds.steps} steps in an execution")
         if hit & at.BOUND_PREEMPTIONS:
             texts.append(f"{self.bounds.preemptions} preemptions")
-        broken = any(found.oracle in TRUNCATING for found in self.result.findings)
+        # What comes after a wild step or an exception is never seen.
+        ended = int(block[at.H_COMPLETE]) + int(block[at.H_DEADLOCKED])
         self.result.bound = ", ".join(texts)
-        self.result.exhausted = not texts and not broken
+        self.result.exhausted = not texts and int(block[at.H_EXECUTIONS]) == ended
 
     def _judge(self, question: int) -> bool:
         """Look at the execution that has just ended; False if the exploration is to end."""
@@ -338,10 +352,21 @@ class Explorer:
             words = self.world.words
             values = tuple(int(words[i]) for i in self.world.outcome_words())
             found.append(outcome_finding(self.world, values, self.engine.steps(depth)))
-        if question & at.ASK_STATE and not found:
+            if self.tally is not None and found[-1] is not None:
+                self.tally.note_outcome()
+        if question & at.ASK_STATE and not (found and self._stop_at_finding):
             found.append(audit_finding(self.world, self.engine.steps(depth), self._oracles))
-        findings = [each for each in found if each is not None]
-        self.result.findings += findings
+            if self.tally is not None and found[-1] is not None:
+                self.tally.note_state(found[-1].oracle)
+        return self._keep([each for each in found if each is not None])
+
+    def _keep(self, findings: Sequence[Finding]) -> bool:
+        """Keep what is new; False if the exploration is to end."""
+        for each in findings:
+            failure = Failure.of(self.world.scenario, each)
+            if failure not in self._known:
+                self._known.add(failure)
+                self.result.findings.append(each)
         wanted = [each for each in findings if not self._oracles or each.oracle in self._oracles]
         return not (wanted and self._stop_at_finding)
 

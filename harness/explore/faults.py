@@ -18,10 +18,11 @@ SLOT_WARN = 16  # faults of the engine's own below, the model's conditions from 
 
 SLOTS_A_WORD = 62  # two words hold a bit for each kind
 SLOT_WORDS = 2
+SLOTS = SLOTS_A_WORD * SLOT_WORDS
 
 
 @inlined_array_kernel
-def _slot(fault: int) -> int:
+def slot_of(fault: int) -> int:
     """A bit number for each kind of fault."""
     return fault - WARN + SLOT_WARN if fault >= WARN else fault
 
@@ -29,7 +30,7 @@ def _slot(fault: int) -> int:
 @inlined_array_kernel
 def is_among(ctx: int, word: int, fault: int) -> int:
     """Whether the fault's bit is set in the words from `word` on."""
-    slot = _slot(fault)
+    slot = slot_of(fault)
     return get(ctx, word + slot // SLOTS_A_WORD) >> slot % SLOTS_A_WORD & 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from harness.explore import block as at
+from harness.explore.faults import SLOT_WARN
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
 from harness.oracles.verdict import audits, reported
@@ -15,6 +16,17 @@ from workloads.errors import RunFailed, UsageError
 from workloads.scenario import FORBIDDEN, Scenario
 
 Steps = tuple[Step, ...]
+
+# Whose the faults of the engine itself are.
+ENGINE_ORACLES = {
+    at.FAULT_DEADLOCK: "progress",
+    at.FAULT_LIVELOCK: "progress",
+    at.FAULT_WILD: "lifetime",
+    at.FAULT_RAISED: "raised",
+    at.FAULT_CHECK: "check",
+    at.FAULT_CHECK_STUCK: "check",
+    at.FAULT_CHAIN: "transitions",
+}
 
 
 def grade_of(scenario: Scenario, values: tuple[int, ...]) -> tuple[str, str]:
@@ -71,6 +83,13 @@ def refuse_fault(world: World, block: Words) -> None:
         )
 
 
+def oracle_of_fault(slot: int) -> str:
+    """Whose a fault is, by its slot (`faults.slot_of`)."""
+    if slot >= SLOT_WARN:
+        return CONDITIONS[slot - SLOT_WARN][0]
+    return ENGINE_ORACLES[slot]
+
+
 def fault_finding(world: World, block: Words, steps: Steps) -> Finding:
     """What the engine or the model's own assertions have noticed."""
     fault, actor = int(block[at.H_FAULT]), int(block[at.H_FAULT_ACTOR])
@@ -79,28 +98,28 @@ def fault_finding(world: World, block: Words, steps: Steps) -> Finding:
         oracle, sentence = CONDITIONS[fault - WARN]
         return Finding(oracle, world.in_names(sentence.format(a=a, b=b, c=c)), actor, steps)
     names = [each.name for each in world.scenario.actors]
-    oracle, message = _engine_fault(world, fault, names, actor, a, b, c)
-    return Finding(oracle, message, actor, steps)
+    message = _engine_fault(world, fault, names, actor, a, b, c)
+    return Finding(ENGINE_ORACLES[fault], message, actor, steps)
 
 
 def _engine_fault(
     world: World, fault: int, names: list[str], actor: int, a: int, b: int, c: int
-) -> tuple[str, str]:
+) -> str:
     if fault in (at.FAULT_DEADLOCK, at.FAULT_LIVELOCK):
         stuck = ", ".join(name for number, name in enumerate(names) if a >> number & 1)
         if fault == at.FAULT_DEADLOCK:
-            return "progress", f"deadlock: nobody can go on: {stuck} wait for ever"
-        return "progress", f"livelock: nobody can help: {stuck} would retry for ever"
+            return f"deadlock: nobody can go on: {stuck} wait for ever"
+        return f"livelock: nobody can help: {stuck} would retry for ever"
     if fault == at.FAULT_WILD:
-        return "lifetime", f"{names[actor]} was about to touch word {a}, outside the block"
+        return f"{names[actor]} was about to touch word {a}, outside the block"
     if fault == at.FAULT_RAISED:
-        return "raised", f"{names[actor] if actor >= 0 else 'finish'} raised an exception"
+        return f"{names[actor] if actor >= 0 else 'finish'} raised an exception"
     if fault == at.FAULT_CHECK:
-        return "check", world.scenario.check_text.format(a)
+        return world.scenario.check_text.format(a)
     if fault == at.FAULT_CHECK_STUCK:
-        return "check", f"the check cannot go on: it waits for {world.name_of(a)}"
+        return f"the check cannot go on: it waits for {world.name_of(a)}"
     assert fault == at.FAULT_CHAIN
-    return "transitions", (
+    return (
         f"{world.name_of(a)}: a change from {b:#x} to {c:#x} was reported, which is not what"
         " happened to it"
     )

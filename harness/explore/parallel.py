@@ -18,6 +18,7 @@ import multiprocess
 from multiprocess.connection import wait as wait_for_any
 
 from harness.explore.explorer import AUTO_SAMPLERS, Bounds, Explorer, Progress, Result
+from harness.explore.fewest import prove_fewest
 from harness.explore.replay import check_determinism
 from harness.run.lifeline import die_with_parent
 from harness.run.session import SignalFlag
@@ -66,14 +67,17 @@ def explore(
     stop_at_finding: bool,
     look: Callable[[Result], None],
     oracles: Collection[str] = (),
+    tallied: bool = False,
 ) -> Result:
     """Run all tasks to their ends; `look(result so far)` about 20 times a second.
 
     Everything ends when somebody finds something (with `stop_at_finding`), or the first task has
-    exhausted the scenario.  With `oracles`, only what these say is looked for.  Raises what a
-    worker raised, or RunFailed if one died or hangs.
+    exhausted the scenario.  With `oracles`, only what these say is looked for.  With `tallied`
+    failing executions are counted.  Raises what a worker raised, or RunFailed if one died or hangs.
     """
-    jobs = [partial(_explore_task, scenario, task, stop_at_finding, oracles) for task in tasks]
+    jobs = [
+        partial(_explore_task, scenario, task, stop_at_finding, oracles, tallied) for task in tasks
+    ]
     return _run_jobs(scenario, tasks[0].strategy, jobs, look)
 
 
@@ -138,6 +142,7 @@ def _explore_task(
     task: Task,
     stop_at_finding: bool,
     oracles: Collection[str],
+    tallied: bool,
     progress: Progress,
 ) -> Result:
     explorer = Explorer(
@@ -147,8 +152,11 @@ def _explore_task(
         seed=task.seed,
         stop_at_finding=stop_at_finding,
         oracles=oracles,
+        tallied=tallied,
     )
-    return explorer.run(progress)
+    result = explorer.run(progress)
+    result.risk = prove_fewest(scenario, result, task.bounds, progress)
+    return result
 
 
 def _watch(

@@ -4,6 +4,7 @@
 only what Python can parse, and re-format `1,024` or `0.10` on the way.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
@@ -89,6 +90,14 @@ def rate(per_second: float) -> str:
     if per_second == 0:
         return "0 /s"
     return _scaled(per_second, ("/s", "k/s", "M/s", "G/s"))
+
+
+def share(part: float) -> str:
+    """`12.3 %`, three digits: `0.00123 %` too is worth knowing."""
+    if not 0 < part < 1:
+        return f"{100 * part:.0f} %"
+    digits = max(2 - math.floor(math.log10(100 * part)), 0)
+    return f"{100 * part:.{digits}f} %"
 
 
 def _scaled(value: float, units: Sequence[str]) -> str:

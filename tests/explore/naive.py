@@ -8,9 +8,9 @@ equal forms lead to equal futures, so each is followed once.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.explore import programs as p
 
@@ -153,6 +153,59 @@ def _lock_effect(operation: int, value: int, last: int) -> tuple[str, int, int] 
         return "w", value - 1, last
     assert operation == p.UNLOCK_SHARED
     return "s", value - SHARED_UNIT, last
+
+
+# --- Preemptions -----------------------------------------------------------------------------
+
+
+@dataclass
+class Fewest:
+    """The fewest preemptions with which an end is reached: by final values, and for a deadlock."""
+
+    complete: dict[tuple[int, ...], int] = field(default_factory=dict)
+    deadlocked: int | None = None
+
+
+def fewest_preemptions(program: p.Program) -> Fewest:
+    """By Dijkstra's algorithm over states and who was running; edges cost 0 or 1.
+
+    After its last instruction an actor has one more step, in which it stores its last value.
+    """
+    count = len(program)
+    zeros = (0,) * count
+    begin = State((), tuple(_skipped(actor, 0, 0) for actor in program), zeros, zeros, ())
+    found, seen = Fewest(), set()
+    rest: deque[tuple[State, int, int, int]] = deque([(begin, 0, -1, 0)])
+    while rest:
+        state, ended, running, cost = rest.popleft()
+        if (state, ended, running) in seen:
+            continue
+        seen.add((state, ended, running))
+        moves = _moves(program, state, ended)
+        if not moves and ended == (1 << count) - 1:
+            found.complete.setdefault(_values(state, program), cost)
+        elif not moves and found.deadlocked is None:
+            found.deadlocked = cost
+        for actor, (after, ended_after) in moves.items():
+            if running in moves and actor != running:
+                rest.append((after, ended_after, actor, cost + 1))
+            else:
+                rest.appendleft((after, ended_after, actor, cost))
+    return found
+
+
+def _moves(program: p.Program, state: State, ended: int) -> dict[int, tuple[State, int]]:
+    """What each actor that can go on makes of a state, whatever came before it."""
+    moves = {}
+    for actor, instructions in enumerate(program):
+        if state.positions[actor] >= len(instructions):
+            if not ended >> actor & 1:
+                moves[actor] = (state, ended | 1 << actor)
+            continue
+        after = _step(program, state, actor)
+        if after is not None:
+            moves[actor] = (replace(after, done=(0,) * len(program), form=()), ended)
+    return moves
 
 
 # --- Forms of recorded executions ------------------------------------------------------------
