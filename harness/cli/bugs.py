@@ -15,6 +15,7 @@ from harness.bugs.catalogue import SOURCE_ROOT, Bug, bugs_in, chosen
 from harness.bugs.check import Clean, Examined
 from harness.bugs.interpreters import COLUMNS, Chain, Interpreters, Look
 from harness.bugs.tree import CATALOGUE
+from harness.cli import bug_strategies
 from harness.cli.common import add_output_arguments, compile_model, notice, write_json
 from harness.cli.live import LiveLine
 from harness.cli.speaker import Speaker
@@ -39,6 +40,8 @@ examples:
   tdprace bugs check --keep       all of them; keep the shortest schedules beside the stories
   tdprace bugs refresh --check    does every diff still say where its lines are?
   tdprace bugs refresh            after a change of mmu/: write the line numbers again
+  tdprace bugs strategies         bugs by strategies: executions to the first finding
+  tdprace bugs torture            which of them real processes find within a minute
   tdprace bugs book               write docs/bugs.md: all stories with their explanations
 
 A bug of the catalogue is a diff, for every command that takes one:
@@ -55,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="list|show|check|refresh|book"
+        dest="action", required=True, metavar="list|show|check|refresh|strategies|torture|book"
     )
 
     def action(name: str, text: str) -> argparse.ArgumentParser:
@@ -92,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None
         action="store_true",
         help="only say what would change; exit status 1 if anything would",
     )
+    bug_strategies.add_actions(action)
     writing = action("book", "write the catalogue as a document")
     writing.add_argument(
         "file",
@@ -137,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         "check": _check,
         "refresh": _refresh,
         "book": _book,
+        **dict.fromkeys(bug_strategies.NAMES, bug_strategies.run),
     }
     return actions[args.action](args)
 
