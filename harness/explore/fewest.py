@@ -40,7 +40,8 @@ def prove_fewest(
         for oracle, found in fewest_by_oracle(explorer.tally).items():
             fewest[oracle] = min(fewest.get(oracle, found), found)
         left -= level.executions
-        if not explorer.is_through or explorer.tally.unjudged or left <= 0:
+        cut = level.executions > level.complete + level.deadlocked
+        if not explorer.is_through or cut or explorer.tally.unjudged or left <= 0:
             result.interrupted = level.interrupted
             return _with(risk, fewest, proved=False)
         preemptions += 1

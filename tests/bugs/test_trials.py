@@ -19,6 +19,7 @@ from harness.bugs.trials import FILE, Trials
 from harness.cli import bug_strategies
 from workloads.errors import UsageError
 
+MUTATIONS = SOURCE_ROOT / "tests" / "oracles" / "mutations"
 SEEDS, EXECUTIONS = 3, 300
 SOME = ("dpor", "surw", "random")
 
@@ -136,6 +137,27 @@ def test_a_child_that_fails_says_why_and_is_tried_again(tmp_path, bug):
         assert "no scenario 'no-such-scenario'" in trials.record(lost, name)["failed"]
     assert set(SOME) <= set(Trials(tmp_path).todo(lost, strategies.STRATEGIES))
     assert "failed" in strategies.table([lost], trials, EXECUTIONS)
+
+
+def tortured_once(tmp_path: Path, bug: Bug, seconds: float) -> dict:
+    trials = Trials(tmp_path)
+    assert trials.run(
+        [bug], lambda each: tortured.task(each, trials, 1, seconds, 2), 1, lambda under_way: True
+    )
+    return trials.record(bug, "seed 1")
+
+
+@pytest.mark.slow
+def test_real_processes_find_what_is_broken_everywhere(tmp_path, bug):
+    """A model that maps the wrong frames; and one whose bug needs 2**32 invalidations."""
+    (tmp_path / "patch.diff").write_text((MUTATIONS / "mapping-wrong-frame.diff").read_text())
+    broken = replace(bug, id="b00", name="b00-wrong-frame", folder=tmp_path)
+    record = tortured_once(tmp_path, broken, 20.0)
+    assert (record["oracle"], record["failed"]) == ("mapping", "")
+    assert record["seconds"] > 0
+    record = tortured_once(tmp_path, bug, 1.0)
+    assert (record["oracle"], record["ended"], record["failed"]) == ("", "", "")
+    assert record["seconds"] >= 1.0
 
 
 # --- The commands --------------------------------------------------------------------------------
