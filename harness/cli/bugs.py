@@ -25,7 +25,7 @@ from harness.report import store
 from harness.report.document import new_document
 from harness.report.tables import Cell, render
 from harness.run.session import SignalFlag
-from workloads.errors import UsageError
+from workloads.errors import RunFailed, UsageError
 from workloads.units import parse_duration, whole
 
 JOBS_DEFAULT = 2
@@ -194,12 +194,17 @@ def _book(args: argparse.Namespace) -> int:
         raise UsageError(f"{target}: its folder is not there; name another FILE, or - for stdout")
     bugs = list(bugs_in(args.catalogue).values())
     with_one = [bug for bug in bugs if kept.kept(bug) is not None]
-    chains = {bug.id: kept.told(bug, *book.TOLD_WITH) for bug in with_one}
+    chains = {bug.id: _told_or_why_not(bug) for bug in with_one}
     with tempfile.TemporaryDirectory() as work:
         interpreters = Interpreters(chains, JOBS_DEFAULT, Path(work))
         with _progress(args.quiet, len(chains), "told") as look:
             interpreters.run(look)
-    text = book.book(bugs, interpreters.results)
+    told = {id_: each for id_, each in interpreters.results.items() if isinstance(each, str)}
+    if wrong := [
+        str(each) for each in interpreters.results.values() if isinstance(each, RunFailed)
+    ]:
+        raise RunFailed("\ntdprace: ".join(sorted(wrong)))
+    text = book.book(bugs, told)
     if target == "-":
         print(text, end="")
     else:
@@ -226,6 +231,14 @@ def _progress(quiet: bool, total: int, done: str, *, says: bool = False) -> Iter
         yield look
     finally:
         line.close()
+
+
+def _told_or_why_not(bug: Bug) -> Chain[str | RunFailed]:
+    """So that one run names everybody whose reproducer is of no use any more."""
+    try:
+        return (yield from kept.told(bug, *book.TOLD_WITH))
+    except RunFailed as error:
+        return error
 
 
 def _near(path: Path) -> Path:
