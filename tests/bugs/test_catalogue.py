@@ -14,6 +14,7 @@ from workloads.errors import UsageError
 from workloads.scenarios.registry import SCENARIOS
 
 CHANGES_MAX = 10
+STEPS_MAX = 40  # of a reproducer, without a word why
 RACE_LINES_MAX, RACE_WIDTH_MAX, LINE_MAX = 30, 100, 120
 # What no file of the catalogue may name: where somebody's machine keeps things.
 MACHINE_PATH = re.compile(r"""(^|[\s"'`(])/(home|tmp|root|usr|work|var|mnt|opt)/""", re.MULTILINE)
@@ -51,6 +52,13 @@ def test_what_is_kept_is_of_the_bug_and_of_its_diff():
             assert kept.patch is not None
             assert kept.patch.diff == bug.diff.read_text(), bug.name
             assert json.loads(bug.reproducer.read_text())["patch"] == {"file": "patch.diff"}
+
+
+def test_who_keeps_more_than_forty_steps_says_which_cannot_go():
+    for bug in catalogue(ROOT).values():
+        steps = len(read(bug.reproducer).steps)
+        named = re.findall(r"## Steps that cannot go\n\n([0-9]+) steps are left", bug.text)
+        assert named == ([str(steps)] if steps > STEPS_MAX else []), bug.name
 
 
 def test_a_machine_path_would_be_noticed():
