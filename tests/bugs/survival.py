@@ -11,6 +11,7 @@ tenth did.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -54,8 +55,7 @@ def renamed(root: Path) -> None:
     for path in sorted((root / "mmu").rglob("*.py")):
         text = path.read_text()
         for old, new in RENAMED.items():
-            text = text.replace(f"{old}(", f"{new}(").replace(f"{old},", f"{new},")
-            text = text.replace(f"import {old}\n", f"import {new}\n")
+            text = re.sub(rf"\b{old}\b", new, text)
         path.write_text(text)
 
 

@@ -228,7 +228,7 @@ def test_refresh(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "required: list|show|check|refresh|book"),
+        ((), "required: list|show|check|refresh|strategies|torture|book"),
         (("find",), "invalid choice: 'find'"),
         (("show",), "required: ID"),
         (("show", "b99"), "no bug 'b99'; it has b01"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,8 @@ LOOP = {
     MUTATIONS / "roots-reference-put-twice.diff": "roots",
     BUGS / "lock-dropped-too-early.diff": "locks",
 }
+# `make bugs` closes all five loops.
+LOOPED = tuple(LOOP) if os.environ.get("TDPRACE_ALL_BUGS") else tuple(LOOP)[1:4]
 
 BALANCE = "-1 invalidations are in progress"
 ROWS = [
@@ -96,7 +99,7 @@ def test_what_is_missing_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "say what to explore: a SCENARIO, or --from RUN"),
+        ((), "say what to explore: a SCENARIO, --from RUN, or --all"),
         (("map-map-same", "--from", "x"), "say what to explore"),
         (("--from", "x", "--strategy", "dpor"), "--from does not use --strategy"),
         (("--from", "x", "--executions", "5"), "--from does not use --executions"),
@@ -143,7 +146,9 @@ def test_from_a_ring_to_a_story(tmp_path):
     # The reproducer needs nothing else: neither the run nor the diff's file.
     shutil.rmtree(run)
     (file,) = looped["files"]
-    assert json.loads(file.read_text())["program"] == document["program"]
+    shrunk = json.loads(file.read_text())["program"]
+    assert shrunk["actors"]["host"] == [["swap out", 1]]
+    assert len(shrunk["before"]) <= len(document["program"]["before"])
     assert tdprace("replay", file, "--quiet").returncode == 1
     broken = json.loads(file.read_text())
     broken["program"]["actors"]["host"] = [["swap in", 1]]
@@ -183,11 +188,11 @@ def looped(tmp_path_factory):
         return {"stress": stress, "run": found, **loop(found, folder / "explored")}
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(LOOP, pool.map(run, LOOP), strict=True))
+        return dict(zip(LOOPED, pool.map(run, LOOPED), strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("diff", LOOP, ids=lambda diff: diff.stem)
+@pytest.mark.parametrize("diff", LOOPED, ids=lambda diff: diff.stem)
 def test_torture_explore_replay_explain(looped, diff):
     done = looped[diff]
     assert done["stress"].returncode == 1, done["stress"].stderr

@@ -132,7 +132,7 @@ def test_a_scenario_of_the_model(put_get, tmp_path):
     tree = patched_tree(catalogue(SOURCE_ROOT)[BUG].diff, SOURCE_ROOT, cache_root())
     failed = pytest_on(file, "-k", "put_get", tree=tree)
     assert failed.returncode == FAILS, failed.stdout
-    assert "put-get breaks the rule of roots" in failed.stdout
+    assert "put-get-worker breaks the rule of roots" in failed.stdout
     assert "OOPS roots" in failed.stdout
 
 

@@ -29,12 +29,8 @@ CAUGHT = {
         ("frozen-changed-by-the-ordinary-setter", "frozen"),
         ("progress-passes-skipped", "progress"),
         ("lifetime-wild-frame", "lifetime"),
-        ("mapping-wrong-frame", "mapping"),
         ("memory-zeroed-again", "memory"),
-        ("transitions-ladder", "transitions"),
-        ("leaks-statistics", "leaks"),
         ("leaks-lost-page", "leaks"),
-        ("locks-not-taken", "locks"),
         ("locks-not-released", "locks"),
     )
 }

@@ -24,8 +24,8 @@ WRONG = {
     ),
     "table-not-zapped": (
         "mmu/nx_recovery.py",
-        "    return zap_sp(cpu, page) if _is_worth_it(cpu, gfn) else 0\n",
-        "    return 0 * gfn\n",
+        "    zapped = zap_sp(cpu, page) if _is_worth_it(cpu, gfn) else 0\n",
+        "    zapped = 0 * gfn\n",
         "after 'read hp3': expected pages_2m 2, nx_lpage_splits 0; found 1, 0",
     ),
 }
