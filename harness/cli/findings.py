@@ -12,6 +12,7 @@ from harness.cli.speaker import Speaker
 from harness.explore import reproducer
 from harness.explore.shrink.case import Case
 from harness.explore.shrink.shrinker import Shrunk, shrink
+from harness.explore.shrink.turns import real
 from harness.explore.trace import Finding
 from harness.explore.world import World
 from harness.report import store
@@ -68,7 +69,8 @@ def store_findings(
         again = f"tdprace replay {shlex.quote(str(folder.path / name))}"
         names = [scenario.actors[found.actor].name] if found.actor >= 0 else []
         who = f" ({names[0]})" if names else ""
-        say(f"\nVIOLATION {found.oracle}: {found.message}{who}, after {len(found.steps)} steps")
+        steps = len(real(found.steps))
+        say(f"\nVIOLATION {found.oracle}: {found.message}{who}, after {steps} steps")
         if shrunk is not None:
             for text in _shrunk_texts(shrunk):
                 say(f"  {text}")
@@ -80,8 +82,8 @@ def store_findings(
                 "oracle": found.oracle,
                 "message": found.message,
                 "actors": names,
-                "steps": len(found.steps),
-                "steps_found": len(original.steps),
+                "steps": steps,
+                "steps_found": len(real(original.steps)),
                 "shrinking": [] if shrunk is None else [asdict(each) for each in shrunk.passes],
                 "reproducer": again,
             }

@@ -47,6 +47,8 @@ def explore_all(args: argparse.Namespace, seconds_default: float) -> int:
     violations: list[dict[str, Any]] = []
     for name, each in _sweep(args, scenarios, seconds):
         swept.append(each)
+        if each.result.findings:
+            say(f"\n{name}: {scenarios[name].about}")
         found = store_findings(
             scenarios[name],
             each.result.findings,
@@ -110,7 +112,7 @@ def _finish(
     exhausted = sum(each.result.exhausted for each in swept)
     say(
         f"\n{len(swept)} of {len(SCENARIOS)} scenarios, {executions:,} executions,"
-        f" {exhausted} exhausted; {len(violations)} violations"
+        f" {exhausted} exhausted, {len(swept) - exhausted} not; {len(violations)} violations"
         + (", interrupted" if interrupted else "")
     )
     document = new_document("explore", ALL, vars(args))

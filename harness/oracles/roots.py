@@ -1,7 +1,8 @@
 """roots: references equal holders, none comes back from 0, nobody works on a dying root.
 
 The model asserts what can be seen at each get and put; at rest the references of each listed root
-are compared with those who can hold one: none has nobody.
+are compared with those who can hold one: none has nobody.  Of each role there is one valid root:
+whoever makes one has looked again under the lock that guards the list (tdp_mmu_alloc_root, 6.9).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ IN_STRESS = "assertions in get and put; audit"
 
 
 def audit(snapshot: Snapshot) -> list[str]:
-    """Roots with references that nobody holds or with none, and holders of what is no root."""
+    """References that nobody holds, roots with none, two of a role, holders of what is no root."""
     vm = snapshot.vm
     used = [int(vm.actor_words(vcpu)[at.VCPU_ROOT]) for vcpu in range(vm.config.vcpus)]
     problems = [
@@ -28,6 +29,12 @@ def audit(snapshot: Snapshot) -> list[str]:
         f"root page {root.page} is on the list, and nobody is left to zap or to free it"
         for root in snapshot.roots
         if root.references == 0
+    ]
+    valid = [root.role for root in snapshot.roots if not root.invalid]
+    problems += [
+        f"{valid.count(role)} valid roots have the role {role:#x}: who made the last did not look"
+        for role in sorted(set(valid))
+        if valid.count(role) > 1
     ]
     listed = {root.handle for root in snapshot.roots}
     problems += [

@@ -55,6 +55,7 @@ class Root:
     references: int
     invalid: bool
     scheduled: bool
+    role: int = 0
 
     @property
     def handle(self) -> int:
@@ -146,6 +147,7 @@ def listed_roots(vm: Vm) -> Iterator[Root]:
             int(row[at.SP_ROOT_COUNT]),
             bool(row[at.SP_ROOT_INVALID]),
             bool(row[at.SP_ROOT_SCHEDULED]),
+            int(row[at.SP_ROOT_ROLE]),
         )
         handle = int(row[at.SP_ROOT_NEXT])
 

@@ -200,6 +200,7 @@ PROOFS: dict[str, tuple[Proof, ...]] = {
         Proof("b24-reader-works-on-invalid-root", "enable-put"),
         Proof("b27-reference-given-back-twice", "worker-fault", TORTURE),
         Proof("b40-root-dropped-with-every-unload", "put-get-owned"),
+        Proof("roots-not-looked-up-again", "map-topup"),
         Proof("roots-reference-put-twice", "put-get", TORTURE),
         Proof("roots-reference-by-plain-write", "put-get"),
         Proof("roots-given-back-without-atomic", "put-put"),
