@@ -19,7 +19,6 @@ FOUND = found_by_exploring(BUGS)
 # Some of several oracles; `make bugs` runs all of them, some three minutes.
 FEW = (
     "bitmap-taken-after-protecting",
-    "no-reload-request",
     "table-lost-with-its-race",
 )
 TESTED = tuple(FOUND) if os.environ.get("TDPRACE_ALL_BUGS") else FEW
