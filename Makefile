@@ -40,7 +40,7 @@ bench: $(READY)
 
 bugs: $(READY)
 	$(BIN)/tdprace bugs check
-	TDPRACE_ALL_BUGS=1 $(BIN)/pytest tests/explore/test_bugs.py tests/bugs/test_book.py tests/cli/test_explore_from.py
+	TDPRACE_ALL_BUGS=1 $(BIN)/pytest tests/bugs tests/cli tests/mutants tests/explore/test_bugs.py tests/explore/test_risk.py
 
 check-oracles: $(READY)
 	$(BIN)/python -m tests.oracles.check

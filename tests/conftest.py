@@ -17,10 +17,19 @@ from hypothesis import settings
 settings.register_profile("tdprace", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("tdprace")
 
+ALL_VARIABLE = "TDPRACE_ALL_BUGS"  # as `make bugs` sets it
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
 Body = Callable[[], object]
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """What is `thorough` is for `make bugs`: the suite has another test of the same kind."""
+    if not os.environ.get(ALL_VARIABLE):
+        for item in items:
+            if item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.skip(reason="make bugs runs it"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -104,6 +104,7 @@ def task_of(trials: Trials):
     return task
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path, bug):
     """Interrupted after the first trial, then gone on with, in two `Trials` of one folder."""
@@ -147,6 +148,7 @@ def tortured_once(tmp_path: Path, bug: Bug, seconds: float) -> dict:
     return trials.record(bug, "seed 1")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_real_processes_find_what_is_broken_everywhere(tmp_path, bug):
     """A model that maps the wrong frames; and one whose bug needs 2**32 invalidations."""

@@ -115,6 +115,7 @@ def test_what_is_right_is_kept_and_told(checked):
     assert (replayed.returncode, replayed.stderr) == (1, "")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_what_is_kept_and_does_not_show_the_bug_is_named(checked, tmp_path):
     own, _, _ = checked
@@ -129,6 +130,7 @@ def test_what_is_kept_and_does_not_show_the_bug_is_named(checked, tmp_path):
     assert not book.exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_all_found_is_success(checked, tmp_path):
     own, _, _ = checked
@@ -139,7 +141,9 @@ def test_all_found_is_success(checked, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGKILL]
+)
 def test_an_interrupted_check_leaves_nobody(tmp_path, how):
     own, results = tmp_path / "catalogue", tmp_path / "results"
     entry(own, "b01-endless", harmless_diff(), scenario=LARGE)

@@ -206,6 +206,7 @@ print(json.dumps(counts))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("id_", BUGS)
 def test_a_bug_of_the_catalogue(tmp_path, id_):

@@ -179,7 +179,9 @@ def test_going_on_repeats_nothing(hunted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGKILL]
+)
 def test_an_interrupted_run_loses_nothing(tmp_path, how):
     words = ("--only", MORE, "--results", tmp_path, "-j", "1", "--quiet", *QUICK)
     command = [sys.executable, "-m", "harness", "mutants", *map(str, words)]
