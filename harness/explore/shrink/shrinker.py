@@ -43,6 +43,13 @@ class Pass:
     steps: int = 0  # fewer than before
     preemptions: int = 0
 
+    def take(self, before: Schedule, after: Schedule) -> Schedule:
+        """Count that one took the place of the other."""
+        self.taken += 1
+        self.steps += before.length - after.length
+        self.preemptions += before.preemptions - after.preemptions
+        return after
+
 
 @dataclass
 class Shrunk:
@@ -113,10 +120,7 @@ class _Shrinker:
                 if found is None:
                     refused.append(case)
                     continue
-                done.taken += 1
-                done.steps += result.schedule.length - found.length
-                done.preemptions += result.schedule.preemptions - found.preemptions
-                result.case, result.schedule = case, found
+                result.case, result.schedule = case, done.take(result.schedule, found)
                 going = True
                 break
 
@@ -129,10 +133,7 @@ class _Shrinker:
             done.tried += 1
             found = self._search(done.about, result.case, result.schedule.length - 1)
             if found is not None:
-                done.taken += 1
-                done.steps += result.schedule.length - found.length
-                done.preemptions += result.schedule.preemptions - found.preemptions
-                result.schedule = found
+                result.schedule = done.take(result.schedule, found)
 
     def _search(self, about: str, case: Case, steps: int) -> Schedule | None:
         """A schedule of the smaller scenario that shows the failure within so many steps."""
@@ -221,10 +222,7 @@ def _one_pass(
             done.tried += 1
             found = table.play(turns)
             if found is not None and _is_better(found, schedule):
-                done.taken += 1
-                done.steps += schedule.length - found.length
-                done.preemptions += schedule.preemptions - found.preemptions
-                schedule, going = found, True
+                schedule, going = done.take(schedule, found), True
                 break
     return schedule
 

@@ -66,11 +66,9 @@ class Table:
         self._player = player
         self._failure = failure
         self._answers = answers
-        self.tried = 0
 
     def play(self, turns: Turns) -> Schedule | None:
         """What these turns show."""
-        self.tried += 1
         return self._judge(self._player.play_turns(turns, self._answers))
 
     def _judge(self, replay: Replay) -> Schedule | None:
