@@ -207,11 +207,17 @@ def defer_free(cpu: Cpu, page: int) -> None:
 
 @kernel
 def _poison(cpu: Cpu, page: int) -> None:
-    """From here on nobody may touch the page."""
-    table = table_of_page(cpu, page)
+    """From here on nobody may touch the page, nor its record.
+
+    Each word is written, though SP_FREE alone would tell: a step on any of them conflicts with its
+    own word's poison then, so that exploration tries it after the free, too.
+    """
+    table, record = table_of_page(cpu, page), record_of(cpu, page)
     for i in range(entries_of(cpu)):
         poke(cpu, table + i, POISON)
-    poke(cpu, record_of(cpu, page) + SP_STATE, SP_FREE)
+    for word in range(SP_PARENT, SP_STATE):  # the others are SP_DEFERRED_NEXT and the allocator's
+        poke(cpu, record + word, POISON)
+    poke(cpu, record + SP_STATE, SP_FREE)
     emit(cpu, events.TABLE_FREE, page, 0, 0)
 
 
@@ -229,7 +235,9 @@ def free_deferred(cpu: Cpu) -> None:
         top = peek(cpu, POOL_TOP)
         poke(cpu, config(cpu, C_POOL) + top, page)
         poke(cpu, POOL_TOP, top + 1)
-        page = peek(cpu, record_of(cpu, page) + SP_DEFERRED_NEXT)
+        following = record_of(cpu, page) + SP_DEFERRED_NEXT
+        page = peek(cpu, following)
+        poke(cpu, following, POISON)
     pool_unlock(cpu)
     tally(cpu, N_TABLES_FREED, own(cpu, DEFERRED_COUNT))
     set_own(cpu, DEFERRED, 0)

@@ -1,8 +1,9 @@
 """lifetime: nobody touches a table that was freed, or anything outside the block.
 
-A freed table is poisoned: whoever reads it in a walk knows at once, whoever writes to it is found
-when it is used again, or here.  Explored and patched runs also refuse every address outside the
-block before it is touched, and explored ones every access of a freed table.
+A freed table is poisoned, and so is its record: whoever reads it in a walk knows at once, whoever
+writes to it is found when the table is used again, or here.  Explored and patched runs also refuse
+every address outside the block before it is touched, and explored ones every access of a freed
+table or of its record.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ def audit(snapshot: Snapshot) -> list[str]:
     free = np.flatnonzero(states == at.SP_FREE)
     for i in range(0, len(free), CHUNK_TABLES):
         pages = free[i : i + CHUNK_TABLES]
-        touched = pages[(vm.tables[pages] != spte.POISON).any(axis=1)]
+        described = records(vm)[pages, at.SP_PARENT : at.SP_STATE]
+        touched = pages[
+            (vm.tables[pages] != spte.POISON).any(axis=1) | (described != spte.POISON).any(axis=1)
+        ]
         problems += [
-            f"{len(touched)} freed table pages were written to; the first is page {int(page)}"
+            f"{len(touched)} freed table pages or their records were written to; the first is page"
+            f" {int(page)}"
             for page in touched[:1]
         ]
     linked = snapshot.pages()

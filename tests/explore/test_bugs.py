@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.bugs.catalogue import SOURCE_ROOT, catalogue
 from tests.oracles.proofs import BUGS, found_by_exploring
 
 SECONDS = "10"
@@ -83,6 +84,18 @@ def test_found_replayed_and_told(runs, name):
     assert f"reproduced, {REPLAYS} times" in replayed.stdout
     assert told.returncode == 1, told.stderr
     assert "OOPS" in told.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_dpor_tries_every_step_on_a_record_behind_its_free(tmp_path):
+    """Here no entry of the freed table is met, only its record: a free that says so in one word of
+    the record leaves both orders one trace, and the harmless one may be the one that is seen.
+    """
+    b07 = catalogue(SOURCE_ROOT)["b07"]
+    options = ("--strategy", "dpor", "--no-shrink", "--quiet", "--results", tmp_path)
+    done = tdprace("explore", "promote-promote", "--patch", b07.diff, *options)
+    assert (done.returncode, "lifetime" in done.stdout) == (1, True), done.stderr or done.stdout
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.oracles.verdict import audits
 from harness.watch.stepper import Stepper
 from mmu.machine import layout as at
-from mmu.machine.cpu import Cpu
+from mmu.machine.cpu import Cpu, Words
 from mmu.machine.events import WAIT_WHILE
 from mmu.machine.rcu import rcu_read_lock, rcu_read_unlock, synchronize_rcu
 from mmu.machine.twin import interpreted
@@ -23,6 +24,8 @@ from tests.model.worlds import PAGES, World, modes, world
 
 READERS = 3
 WRITER = READERS  # the actor behind the vCPUs, which read
+# Words of a record that others than the owner of the page may touch.
+POISONED = (*range(at.SP_PARENT, at.SP_STATE), at.SP_DEFERRED_NEXT)
 EVER = 30.0  # seconds: more than anything here takes
 
 
@@ -136,9 +139,12 @@ def removed_table(it: World, actor: int) -> int:
     return page
 
 
+def record(it: World, page: int) -> Words:
+    return it.vm.region("records").reshape(-1, at.RECORD_WORDS)[page]
+
+
 def state(it: World, page: int) -> int:
-    records = it.vm.region("records").reshape(-1, at.RECORD_WORDS)
-    return int(records[page, at.SP_STATE])
+    return int(record(it, page)[at.SP_STATE])
 
 
 @modes
@@ -169,6 +175,22 @@ def test_a_write_to_a_freed_table_is_noticed(twin: bool, entry: int) -> None:
         for _ in range(at.TABLE_CACHE_MAX):
             it.run(alloc_table, 1)
         assert f"table page {page} was written" in " ".join(it.problems())
+
+
+@modes
+@pytest.mark.parametrize("word", [at.SP_PARENT, at.SP_NX_DISALLOWED, at.SP_NX_PREVIOUS])
+def test_a_write_to_the_record_of_a_freed_table_is_noticed(twin: bool, word: int) -> None:
+    with world(twin) as it:
+        page = removed_table(it, 0)
+        it.run(free_deferred, 0)
+        # Whoever comes late finds poison: every word that others use was written.
+        others = [each for each in POISONED if record(it, page)[each] != POISON]
+        assert others == []
+        before = [violation.message for violation in audits(it.vm)]
+        record(it, page)[word] = 0
+        after = [violation for violation in audits(it.vm) if violation.message not in before]
+        assert [violation.oracle for violation in after] == ["lifetime"]
+        assert f"the first is page {page}" in after[0].message
 
 
 @pytest.mark.parametrize("reader", range(READERS))
