@@ -15,7 +15,7 @@ from mmu.vm import Vm
 
 LOCKS = (at.MMU_LOCK, at.PAGES_LOCK, at.SLOTS_LOCK, at.POOL_LOCK, at.HOST_LOCK)
 SLOT_STATES = {at.SLOT_ABSENT: "absent", at.SLOT_PRESENT: "present", at.SLOT_INVALID: "invalid"}
-SIZES = {1: "", 2: "2M ", 3: "1G "}
+SIZES = {1: "huge ", 2: "2M ", 3: "1G "}
 DECIMAL_MAX = 4096
 
 
@@ -69,9 +69,11 @@ def entry_text(vm: Vm, word: int, value: int) -> str:
     pfn = (value >> spte.PFN_SHIFT) & spte.PFN_MASK
     page = (word - vm.layout.start("tables")) >> vm.config.bits
     record = vm.layout.start("records") + page * at.RECORD_WORDS
+    # What kind of entry it is, its own bits say; the level is that of the table as it is now, which
+    # may have been freed and used again since (1: it is another one).
     level = int(vm.words[record + at.SP_LEVEL]) or 1
-    if level > 1 and not value & spte.PS:
-        return f"table @{pfn} level {level - 1}"
+    if not value & (spte.PS | spte.IPAT):
+        return f"table @{pfn} level {level - 1}" if level > 1 else f"table @{pfn}"
     size = SIZES.get(level, f"level {level} ") if value & spte.PS else ""
     text = f"{size}leaf pfn {pfn} {_rights_text(value)}"
     if value & spte.AD_DISABLED and not value & spte.RWX:

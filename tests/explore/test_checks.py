@@ -9,6 +9,7 @@ from harness.explore.explorer import Bounds, Explorer, Result
 from harness.explore.owed import was_replaced
 from harness.explore.world import World
 from mmu import spte
+from mmu.machine import layout as at
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.primitives import fetch_add, read_once
@@ -100,4 +101,10 @@ def test_tracked_entries_are_told():
         "leaf pfn 7 ---, access-tracked (r-x put aside), MMU-writable, without A and D"
     )
     assert entry_text(vm, word, spte.make_leaf(7, 1, 1, 1, 1)) == "leaf pfn 7 rwx, AD"
+    # What it is does not depend on what the table is now.
+    page = 3
+    assert vm.region("records").reshape(-1, at.RECORD_WORDS)[page, at.SP_LEVEL] == 0
+    word += page << vm.config.bits
+    assert entry_text(vm, word, spte.make_leaf(7, 1, 1, 1, 1)) == "leaf pfn 7 rwx, AD"
+    assert entry_text(vm, word, spte.make_nonleaf(9, 1)) == "table @9"
     world.close()
