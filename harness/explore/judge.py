@@ -8,6 +8,7 @@ from harness.explore import block as at
 from harness.explore.faults import SLOT_WARN
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
+from harness.oracles.sentences import tell
 from harness.oracles.verdict import audits, reported
 from mmu.machine.conditions import CONDITIONS
 from mmu.machine.cpu import Words
@@ -95,8 +96,8 @@ def fault_finding(world: World, block: Words, steps: Steps) -> Finding:
     fault, actor = int(block[at.H_FAULT]), int(block[at.H_FAULT_ACTOR])
     a, b, c = (int(block[word]) for word in (at.H_FAULT_A, at.H_FAULT_B, at.H_FAULT_C))
     if fault >= WARN:
-        oracle, sentence = CONDITIONS[fault - WARN]
-        return Finding(oracle, world.in_names(sentence.format(a=a, b=b, c=c)), actor, steps)
+        oracle, sentence = tell(fault - WARN, a, b, c)
+        return Finding(oracle, world.in_names(sentence), actor, steps)
     names = [each.name for each in world.scenario.actors]
     message = _engine_fault(world, fault, names, actor, a, b, c)
     return Finding(ENGINE_ORACLES[fault], message, actor, steps)

@@ -22,25 +22,7 @@ VERSION = 1
 FILE = "reproducer.json"
 KEY = "tdprace_reproducer"
 
-OPERATIONS = {
-    events.READ_ONCE: "read",
-    events.WRITE_ONCE: "write",
-    events.LOAD_ACQUIRE: "load_acquire",
-    events.STORE_RELEASE: "store_release",
-    events.XCHG: "xchg",
-    events.CMPXCHG: "cmpxchg",
-    events.FETCH_ADD: "fetch_add",
-    events.FETCH_OR: "fetch_or",
-    events.FETCH_AND: "fetch_and",
-    events.COUNT: "count",
-    events.ACQUIRE: "acquire",
-    events.RELEASE: "release",
-    events.WAIT_WHILE: "wait",
-    events.PEEK: "peek",
-    events.POKE: "poke",
-    events.DRAW: "draw",
-    events.PROBE: "probe",
-}
+OPERATIONS = {**events.STEP_NAMES, events.DRAW: "draw", events.PROBE: "probe"}
 KINDS = {name: kind for kind, name in OPERATIONS.items()}
 
 

@@ -21,11 +21,11 @@ from harness.explore.owed import Found, Watcher, was_replaced
 from harness.explore.reproducer import OPERATIONS
 from harness.explore.trace import Step
 from harness.explore.world import World
-from harness.oracles.locks import held_text
+from harness.oracles.sentences import held_text, tell
 from harness.oracles.verdict import audits, reported
 from mmu.machine import events
 from mmu.machine import layout as at
-from mmu.machine.conditions import CONDITIONS, ROOT_CHAIN
+from mmu.machine.conditions import ROOT_CHAIN
 from mmu.machine.events import GO, STEP_LAST, STOP
 from mmu.machine.twin import interpreted
 from workloads.errors import RunFailed
@@ -153,8 +153,7 @@ class Teller:
         elif kind == events.PROBE:
             return self._answer(number) if self._world.scenario.probes >> a & 1 else 0
         elif kind >= events.WARN:
-            oracle, sentence = CONDITIONS[kind - events.WARN]
-            self._break(oracle, sentence.format(a=a, b=b, c=c), number)
+            self._break(*tell(kind - events.WARN, a, b, c), number)
         elif kind == events.EMIT + events.SPTE_CHANGED:
             last = self._last.get(number)
             here = last is None or (last.word, last.new) == (a, c)
@@ -175,9 +174,7 @@ class Teller:
 
     def _break_if(self, found: Found | None, number: int) -> None:
         if found is not None:
-            oracle, sentence = CONDITIONS[found[0]]
-            a, b, c = found[1:]
-            self._break(oracle, sentence.format(a=a, b=b, c=c), number)
+            self._break(*tell(*found), number)
 
     def _answer(self, number: int) -> int:
         left = self._answers.get(number, [])
@@ -312,9 +309,9 @@ class Teller:
                 text = f"the check cannot go on: it waits for {self._world.name_of(a)}"
                 raise _Broken("check", text, -1)
         elif kind >= events.WARN:
-            oracle, sentence = CONDITIONS[kind - events.WARN]
+            oracle, sentence = tell(kind - events.WARN, a, b, c)
             if self._is_wanted(oracle):
-                raise _Broken(oracle, sentence.format(a=a, b=b, c=c), 0)
+                raise _Broken(oracle, sentence, 0)
         return GO
 
     def _judge_outcome(self) -> None:

@@ -5,10 +5,10 @@ Assertions in the model report while the run goes on; at rest nobody may hold or
 
 from __future__ import annotations
 
+from harness.oracles.sentences import held_text
 from harness.oracles.snapshot import Snapshot
 from mmu.hw.vcpu import MODE_MASK, OUTSIDE_GUEST_MODE
 from mmu.machine import layout as at
-from mmu.machine.lock import LOCK_NAMES
 
 NAME = "locks"
 PROPERTY = "modes, order, one writer; nothing that may sleep under RCU; nothing held at rest"
@@ -21,11 +21,6 @@ _WORDS = {
     "the page allocator's lock": at.POOL_LOCK,
     "mmap_lock": at.HOST_LOCK,
 }
-
-
-def held_text(held: int) -> str:
-    """Names of the locks in a HELD word."""
-    return ", ".join(name for bit, name in LOCK_NAMES.items() if held & bit) or "nothing"
 
 
 def audit(snapshot: Snapshot) -> list[str]:

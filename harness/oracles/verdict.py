@@ -21,9 +21,9 @@ from harness.oracles import (
     tlb,
     transitions,
 )
+from harness.oracles.sentences import tell
 from harness.oracles.snapshot import Snapshot
 from mmu.machine import layout as at
-from mmu.machine.conditions import CONDITIONS
 from mmu.vm import Vm
 
 ORACLES: tuple[ModuleType, ...] = (
@@ -65,9 +65,7 @@ def reported(vm: Vm, names: Sequence[str]) -> list[Violation]:
             by_condition.setdefault(condition, []).append((names[actor], (a, b, c)))
     violations = []
     for condition, found in sorted(by_condition.items()):
-        oracle, sentence = CONDITIONS[condition]
-        a, b, c = found[0][1]
-        message = sentence.format(a=a, b=b, c=c)
+        oracle, message = tell(condition, *found[0][1])
         violations.append(Violation(oracle, message, tuple(name for name, _ in found)))
     return violations
 

@@ -10,12 +10,12 @@ from typing import Any
 from harness.explore.decode import number_text, place_text, vm_value_text
 from harness.explore.names import vm_word_name
 from harness.explore.reproducer import OPERATIONS
+from harness.oracles.sentences import tell
 from harness.report.tables import duration_ns
 from harness.watch.block import KINDS as INJECTED
 from harness.watch.ring import Event
 from mmu.machine import events as on
 from mmu.machine.blocking import EXCLUSIVE, SHARED_UNIT
-from mmu.machine.conditions import CONDITIONS
 from mmu.vm import Vm
 
 STORED_MAX = 1 << 16
@@ -136,8 +136,8 @@ def _meaning(vm: Vm, event: Event, names: Sequence[str]) -> str:
     """What is known beyond operation and word."""
     kind, a, b, c = event.kind, event.a, event.b, event.c
     if kind >= on.WARN:
-        oracle, sentence = CONDITIONS.get(kind - on.WARN, ("?", "condition {a} {b} {c}"))
-        return f"{oracle}: {sentence.format(a=a, b=b, c=c)}"
+        oracle, sentence = tell(kind - on.WARN, a, b, c)
+        return f"{oracle}: {sentence}"
     if kind == on.EMIT + on.SPTE_CHANGED:
         values = f"{vm_value_text(vm, a, b)} -> {vm_value_text(vm, a, c)}"
         return f"{_word_name(vm, a, names)}: {values}"

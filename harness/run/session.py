@@ -23,7 +23,7 @@ import multiprocess
 from multiprocess.connection import wait as wait_for_any
 
 from harness.oracles import progress
-from harness.oracles.locks import held_text
+from harness.oracles.sentences import held_text
 from harness.oracles.verdict import Violation, audits, reported
 from harness.report.ring_text import RingText, ring_text
 from harness.run.actor import END, ActorProcess, actor_main

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.oracles.locks import held_text
+from harness.oracles.sentences import held_text
 from harness.run.measure import actor_matrix
 from mmu.machine import layout as at
 from mmu.machine.blocking import EXCLUSIVE, WAITING_MASK

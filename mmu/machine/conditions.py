@@ -23,7 +23,9 @@ from mmu.machine.layout import (
 )
 from mmu.machine.primitives import announce, observe, own, set_own, tally
 
-# (number, oracle, sentence); {a}, {b}, {c} are the values that `warn` was given.
+# Each has its oracle and a sentence below; {a}, {b}, {c} are the values that `warn` was given.
+# Beside Python's formats there are `step` (a kind), `held` (a mask of locks) and `owner` (a host
+# page, or nobody): harness/oracles/sentences.py.
 (
     MAPPING_OWNER,
     MAPPING_PERMISSION,
@@ -114,7 +116,10 @@ CONDITIONS: dict[int, tuple[str, str]] = {
         "lifetime",
         "gfn {a:#x}: a walk at level {c} read word {b}, which belongs to a freed table",
     ),
-    LIFETIME_FREED: ("lifetime", "step {b} touched word {a} of table page {c}, which was freed"),
+    LIFETIME_FREED: (
+        "lifetime",
+        "a step ({b:step}) touched word {a} of table page {c}, which was freed",
+    ),
     TLB_TABLE: ("tlb", "table page {a} may be freed while vCPU {b} in the guest can still walk it"),
     TLB_FRAME: ("tlb", "frame {a:#x} was freed while vCPU {b} in the guest could still use it"),
     TLB_RANGE: (
@@ -123,11 +128,11 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     ),
     FRAME_MARKED: (
         "frames",
-        "gfn {a:#x}: frame {b:#x} was marked dirty or accessed, but it belongs to host page {c:#x}",
+        "gfn {a:#x}: frame {b:#x} was marked dirty or accessed, but it belongs to {c:owner}",
     ),
     FRAME_DOUBLE: (
         "frames",
-        "frame {a:#x} was given to host page {b:#x} while it belonged to host page {c:#x}",
+        "frame {a:#x} was given to host page {b:#x} while it belonged to {c:owner}",
     ),
     MAPPING_MMIO: (
         "mapping",
@@ -152,16 +157,20 @@ CONDITIONS: dict[int, tuple[str, str]] = {
     LEAK_ROOT: ("leaks", "root page {a} was freed while entry {b} was {c:#x}"),
     BALANCE_IN_PROGRESS: ("balance", "{b} invalidations are in progress"),
     BALANCE_USERS: ("balance", "a VM with {b} users was destroyed or created"),
-    LIFETIME_OUTSIDE: ("lifetime", "step {b} was about to touch word {a}, outside the block"),
+    LIFETIME_OUTSIDE: (
+        "lifetime",
+        "a step ({b:step}) was about to touch word {a}, outside the block",
+    ),
     LEAK_EXHAUSTED: ("leaks", "gfn {a:#x}: no page-table page is left, {b} were handed out"),
-    LOCK_MODE: ("locks", "a function that needs lock {a} ran while its actor held {b:#x}"),
-    LOCK_ORDER: ("locks", "lock {a} was taken while {b:#x} was held"),
+    LOCK_MODE: ("locks", "a function that needs {a:held} ran while its actor held {b:held}"),
+    LOCK_ORDER: ("locks", "{a:held} was taken while {b:held} was held"),
     LOCK_WRITERS: ("locks", "mmu_lock has two exclusive holders (word {a}): {b} and {c}"),
-    LOCK_SLEEP: ("locks", "something that may sleep ran while {b:#x} was held"),
-    LOCK_HELD: ("locks", "an actor came to rest while it held {b:#x}"),
+    LOCK_SLEEP: ("locks", "something that may sleep ran while {b:held} was held"),
+    LOCK_HELD: ("locks", "an actor came to rest while it held {b:held}"),
     LIFETIME_SECTION: (
         "lifetime",
-        "step {b} touched word {a} of table page {c} outside an RCU section and without mmu_lock",
+        "a step ({b:step}) touched word {a} of table page {c} outside an RCU section and without"
+        " mmu_lock",
     ),
     ROOT_CHAIN: ("roots", "root page {a}: {b} references were reported, but {c} were there"),
     ROOT_POPULATED: (

@@ -28,6 +28,23 @@ WAIT_WHILE = 13
 PEEK = 14  # a step only for an observer who knows the page to be published
 POKE = 15
 STEP_LAST = 15
+STEP_NAMES = {
+    READ_ONCE: "read",
+    WRITE_ONCE: "write",
+    LOAD_ACQUIRE: "load_acquire",
+    STORE_RELEASE: "store_release",
+    XCHG: "xchg",
+    CMPXCHG: "cmpxchg",
+    FETCH_ADD: "fetch_add",
+    FETCH_OR: "fetch_or",
+    FETCH_AND: "fetch_and",
+    COUNT: "count",
+    ACQUIRE: "acquire",
+    RELEASE: "release",
+    WAIT_WHILE: "wait",
+    PEEK: "peek",
+    POKE: "poke",
+}
 
 # No steps: questions to the observer.
 AGAIN = 32  # the attempt failed because of what it read, and starts over
