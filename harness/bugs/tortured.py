@@ -76,9 +76,15 @@ def _run(seed: int, seconds: float, vcpus: int) -> Record:
 
 
 def table(bugs: Sequence[Bug], trials: Trials, runs: int) -> str:
-    """How many runs found each bug, by whom first, and how soon."""
+    """How many runs found each bug, by whom first, how soon; last, how many bugs any run found."""
     heads = ["bug", "what goes wrong", "found in", "noticed first by", "seconds, median"]
-    return render([*heads, "broke down"], [_row(bug, trials, runs) for bug in bugs])
+    rows = [_row(bug, trials, runs) for bug in bugs]
+    found = sum(
+        any(record["oracle"] for name in names(runs) if (record := trials.record(bug, name)))
+        for bug in bugs
+    )
+    rows.append(["found", "", f"{found} of {len(bugs)}", "", "", ""])
+    return render([*heads, "broke down"], rows)
 
 
 def _row(bug: Bug, trials: Trials, runs: int) -> list[Cell]:

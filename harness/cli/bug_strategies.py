@@ -249,7 +249,8 @@ def _finish(
     plan: _Plan,
     done: bool,
 ) -> int:
-    """Table, stored run, document; the exit status."""
+    """Table (in the catalogue's order), stored run, document; the exit status."""
+    bugs = sorted(bugs, key=lambda bug: bug.id)
     say = Speaker(silent=args.json == "-")
     table = plan.table(bugs, trials)
     say(f"{table}\n\n{plan.legend}")
