@@ -29,6 +29,7 @@ def test_the_edits_edit(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("id_", SAMPLE)
 def test_both_edits_at_once_are_survived(id_, tmp_path):
     outcome = replayed(BUGS[id_], edited(tmp_path, list(EDITS)), "both")
