@@ -38,7 +38,11 @@ class _Value(int):
         return super().__format__(form) if known is None else known(int(self))
 
 
+# What is read from the memory of a broken run may be anything.
+_UNKNOWN = ("?", "a condition that nobody knows failed: {a} {b} {c}")
+
+
 def tell(condition: int, a: int, b: int, c: int) -> tuple[str, str]:
     """The oracle of a failed condition, and the sentence with the values that `warn` was given."""
-    oracle, sentence = CONDITIONS[condition]
+    oracle, sentence = CONDITIONS.get(condition, _UNKNOWN)
     return oracle, sentence.format(a=_Value(a), b=_Value(b), c=_Value(c))
