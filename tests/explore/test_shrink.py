@@ -27,6 +27,7 @@ from harness.explore.story import Teller
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
 from mmu.machine import events
+from mmu.machine.conditions import BALANCE_USERS, warn
 from mmu.machine.cpu import Cpu
 from mmu.machine.kernel import kernel
 from mmu.machine.primitives import read_once, write_once
@@ -49,6 +50,12 @@ def increment(cpu: Cpu) -> None:
 def bystander(cpu: Cpu) -> None:
     for _ in range(5):
         write_once(cpu, 1, read_once(cpu, 1) + 1)
+
+
+@kernel
+def broken_at_once(cpu: Cpu) -> None:
+    warn(cpu, 1, BALANCE_USERS, 0, 2, 0)
+    write_once(cpu, 0, 1)
 
 
 def lost_update(*outcomes: Outcome) -> Scenario:
@@ -102,6 +109,15 @@ def test_it_does_not_slide_to_an_easier_failure():
     assert shrunk is not None
     assert "all is well" in shrunk.finding.message
     assert not shrunk.case.reduction
+
+
+def test_what_is_broken_before_the_first_step_cannot_become_shorter():
+    scenario = Scenario("broken", "before any step", (Actor("one", broken_at_once),), words=("x",))
+    shrunk = shrink(Case(base=scenario), first_finding(scenario))
+    assert shrunk is not None
+    assert shrunk.schedule.length == 0
+    tried = {each.about: each.tried for each in shrunk.passes}
+    assert tried["shorter executions"] == 0
 
 
 def test_what_does_not_show_again_is_left_alone():

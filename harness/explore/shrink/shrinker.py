@@ -128,12 +128,13 @@ class _Shrinker:
         """Search with ever fewer steps allowed, until nothing is found any more."""
         done = Pass("shorter executions")
         result.passes.append(done)
-        found: Schedule | None = result.schedule
-        while found is not None and not self._enough:
+        # What is broken before the first step is found within any bound: at 0 it is over.
+        while result.schedule.length > 0 and not self._enough:
             done.tried += 1
             found = self._search(done.about, result.case, result.schedule.length - 1)
-            if found is not None:
-                result.schedule = done.take(result.schedule, found)
+            if found is None or found.length >= result.schedule.length:
+                break
+            result.schedule = done.take(result.schedule, found)
 
     def _search(self, about: str, case: Case, steps: int) -> Schedule | None:
         """A schedule of the smaller scenario that shows the failure within so many steps."""
