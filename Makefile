@@ -26,10 +26,9 @@ run: $(READY)
 	$(BIN)/tdprace stress access-trace --trace workloads/traces/sort.lackey.gz -v 2
 	$(BIN)/tdprace stress dirty-log -g -v 4 -b 64M -s 2m -w 5 --compare huge-split
 
-# A worker for each of CI's two cores; the tests of a file stay together, for what they share.  In the
-# folders' order: by numbers of tests, few long ones would be left for the end, and for one worker.
+# A worker for each of CI's two cores; the tests of a file stay together, for what they share.
 test: $(READY) check
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .
