@@ -1,9 +1,9 @@
 """lifetime: nobody touches a table that was freed, or anything outside the block.
 
-A freed table is poisoned, and so is its record: whoever reads it in a walk knows at once, whoever
-writes to it is found when the table is used again, or here.  Explored and patched runs also refuse
-every address outside the block before it is touched, and explored ones every access of a freed
-table or of its record.
+A freed table is poisoned: whoever reads it in a walk knows at once, whoever writes to it is found
+when it is used again, or here.  So is its record, but only here is it looked at.  Explored and
+patched runs also refuse every address outside the block before it is touched, and explored ones
+every access of a freed table or of its record.
 """
 
 from __future__ import annotations
