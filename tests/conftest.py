@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 def _kernels_are_compiled() -> None:
     """Compile what the collected tests imported, once; tests without kernels pay nothing."""
     if "mmu.machine.kernel" in sys.modules:
-        from mmu.machine.kernel import warm
+        from harness.run.warm import warm
 
         warm()
 

@@ -14,7 +14,7 @@ from harness.explore.load import load_scenario
 from harness.explore.parallel import Task as Worker
 from harness.explore.parallel import explore
 from harness.report.tables import Cell, count, render
-from mmu.machine.kernel import warm
+from harness.run.warm import warm
 from workloads.errors import RunFailed, UsageError
 from workloads.scenario import Scenario
 

@@ -14,8 +14,8 @@ from harness.bugs.trials import Record, Task, Trials
 from harness.report.tables import Cell, render
 from harness.run.session import Session, SignalFlag
 from harness.run.status import Status
+from harness.run.warm import warm
 from harness.watch.stress import Watching
-from mmu.machine.kernel import warm
 from workloads import registry
 from workloads.errors import MachineError, UsageError
 

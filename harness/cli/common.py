@@ -18,8 +18,9 @@ from harness.bugs.tree import TREE_VARIABLE, patched_tree, run_in_tree
 from harness.explore.reproducer import Patch
 from harness.report import store
 from harness.report.tables import size
+from harness.run.warm import warm
 from mmu.machine.dispatch import SOURCE_ROOT, cache_root
-from mmu.machine.kernel import registry, warm
+from mmu.machine.kernel import registry
 from mmu.machine.memory import WORD_BYTES
 from mmu.machine.regions import Layout
 from mmu.policy import POLICIES

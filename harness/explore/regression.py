@@ -25,8 +25,8 @@ from harness.explore.reproducer import Reproducer, from_document
 from harness.explore.story import Teller
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
+from harness.run.warm import warm
 from mmu.machine.dispatch import SOURCE_ROOT
-from mmu.machine.kernel import warm
 from workloads.errors import RunFailed, UsageError
 
 WHERE: Final = Path("the test's reproducer")  # what errors call it

@@ -290,6 +290,12 @@ class KernelFunction(CompiledFunction):
             return super().text_for_callers()
         return self._symbol(self.overloads[self.signature()])
 
+    def callees(self) -> list[KernelFunction]:
+        """The kernels that it names itself; primitives may come in besides."""
+        return [
+            value for _, value in _named_values(self.py_func) if isinstance(value, KernelFunction)
+        ]
+
     def add_overload(self, result: Any) -> None:
         """Let callers call it by name, wherever it lies, in place of linking it in."""
         super().add_overload(result)

@@ -1,10 +1,8 @@
-"""`@kernel`: the one door to numba, and all kernels compiled before the first is run."""
+"""`@kernel`: the one door to numba, and the list of all kernels."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -14,7 +12,6 @@ from mmu.machine.dispatch import (
     SOURCE_ROOT,
     CompiledFunction,
     KernelFunction,
-    cache_root,
     toolchain,
 )
 
@@ -22,7 +19,6 @@ from mmu.machine.dispatch import (
 binding.initialize_native_asmparser()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Progress = Callable[[int, int, float], None]
 
 
 def _model_hash() -> str:
@@ -77,25 +73,3 @@ def settle(function: Callable[..., Any]) -> KernelFunction:
     compiled = cast("KernelFunction", function)
     compiled.settle()
     return compiled
-
-
-def warm(progress: Progress | None = None) -> float:
-    """Compile or load every kernel imported so far; returns the seconds that it took.
-
-    A second process that starts at the same time waits for the first instead of compiling the
-    same code again.  `progress(done, total, seconds)` is called only if something has to be
-    compiled.
-    """
-    began = time.monotonic()
-    cache_root().mkdir(parents=True, exist_ok=True)
-    with open(cache_root() / f"{MODEL_HASH}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        told = False
-        for done, each in enumerate(registry):
-            told = told or not each.prepare()
-            if told and progress is not None:
-                progress(done, len(registry), time.monotonic() - began)
-            each.settle()
-        if told and progress is not None:
-            progress(len(registry), len(registry), time.monotonic() - began)
-    return time.monotonic() - began

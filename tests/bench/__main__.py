@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tabulate import tabulate
 
-from mmu.machine.kernel import warm
+from harness.run.warm import warm
 from tests.bench import explore, measure
 from tests.bench.kernels import empty_hook
 from tests.bench.measure import Contestant, Waits

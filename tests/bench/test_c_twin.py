@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from harness.run.warm import warm
 from mmu.guest import vcpu_load
 from mmu.machine import layout as at
-from mmu.machine.kernel import warm
 from mmu.spte import ACCESS_READ
 from mmu.vm import GFN_BASE, Vm, VmConfig
 from tests.bench.twin import Twin, compiler, constants, differences

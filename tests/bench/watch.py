@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from harness.run.session import Session, SignalFlag
 from harness.run.status import Status
+from harness.run.warm import warm
 from harness.watch.inject import parse_injection
 from harness.watch.stress import StressWatch, Watching
 from harness.watch.words import compiled_hook, ticks
@@ -25,7 +26,6 @@ from mmu.guest import vcpu_load, vcpu_put
 from mmu.machine import layout as at
 from mmu.machine.cpu import Cpu
 from mmu.machine.events import CLOCK, GO
-from mmu.machine.kernel import warm
 from mmu.vm import Vm
 from workloads import torture
 from workloads.actors.host_threads import reclaim_turn

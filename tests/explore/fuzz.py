@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from mmu.machine.kernel import warm
+from harness.run.warm import warm
 from tests.explore.check_program import complaints
 from tests.explore.naive import enumerate_traces
 from tests.explore.programs import generate

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from tabulate import tabulate
 
 from harness.explore.explorer import Bounds, Explorer, Result
-from mmu.machine.kernel import warm
+from harness.run.warm import warm
 from workloads.scenarios.registry import SCENARIOS, load
 
 SECONDS_MAX = 20.0

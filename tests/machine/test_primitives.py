@@ -16,6 +16,7 @@ from numba import int64, njit
 
 import mmu
 import workloads
+from harness.run.warm import warm
 from harness.watch.recorder import Recorder
 from mmu.machine import blocking, conditions, events, futex, primitives
 from mmu.machine.blocking import (
@@ -31,7 +32,7 @@ from mmu.machine.blocking import (
 from mmu.machine.conditions import warn
 from mmu.machine.cpu import Cpu, cpu_type
 from mmu.machine.futex import raw_add, raw_cmpxchg, raw_load
-from mmu.machine.kernel import registry, warm
+from mmu.machine.kernel import registry
 from mmu.machine.layout import LINE, SLEEPERS, VIOLATION_CONDITION, VIOLATIONS
 from mmu.machine.primitives import (
     announce,

@@ -7,9 +7,10 @@ import pytest
 
 from harness.run.session import Result, Session, SignalFlag
 from harness.run.status import Status
+from harness.run.warm import warm
 from mmu.machine.conditions import LEAK_EXHAUSTED, warn
 from mmu.machine.cpu import Cpu
-from mmu.machine.kernel import kernel, warm
+from mmu.machine.kernel import kernel
 from mmu.machine.layout import HELD
 from mmu.machine.lock import HELD_SLOTS
 from mmu.machine.primitives import set_own

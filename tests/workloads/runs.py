@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.cli.main import build_parser
 from harness.run.session import Result, Session, SignalFlag
 from harness.run.status import Status
-from mmu.machine.kernel import warm
+from harness.run.warm import warm
 from workloads.plan import Plan
 from workloads.registry import load
 

@@ -25,9 +25,9 @@ from harness.explore.parallel import Task, explore
 from harness.run.lifeline import die_with_parent
 from harness.run.session import Session, SignalFlag
 from harness.run.status import Status
+from harness.run.warm import warm
 from harness.watch.inject import Injection
 from harness.watch.stress import Watching
-from mmu.machine.kernel import warm
 from workloads import registry as workload_registry
 from workloads.errors import RunFailed, TdpraceError
 from workloads.plan import Plan
