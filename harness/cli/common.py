@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from numba.core.errors import NumbaError, UnsupportedBytecodeError
 from rich.console import Console
 from rich.live import Live
 
@@ -20,7 +19,6 @@ from harness.report import store
 from harness.report.tables import size
 from harness.run.warm import warm
 from mmu.machine.dispatch import SOURCE_ROOT, cache_root
-from mmu.machine.kernel import registry
 from mmu.machine.memory import WORD_BYTES
 from mmu.machine.regions import Layout
 from mmu.policy import POLICIES
@@ -142,21 +140,9 @@ def compile_model(quiet: bool, what: str = "the model") -> None:
 
     try:
         warm(progress)
-    except (NumbaError, UnsupportedBytecodeError, NotImplementedError) as error:
-        raise _refused_kernel(error) from error
     finally:
         if started and console.is_terminal:
             live.stop()
-
-
-def _refused_kernel(error: Exception) -> UsageError:
-    """Where and which kernel (the first that is not compiled), and numba's first sentence."""
-    kernel = next(each for each in registry if not each.overloads).py_func
-    where = getattr(error, "loc", None) or kernel.__code__.co_filename
-    lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith("Failed in nopython mode")]
-    said[1:] = [line for line in said[1:2] if line.startswith(">>>")]  # the call that fits nothing
-    return UsageError(f"{where}: numba cannot compile {kernel.__name__}: {' '.join(said)}")
 
 
 def notice(quiet: bool) -> Callable[[str], None] | None:

@@ -12,9 +12,12 @@ from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 from multiprocessing import get_context
 
+from numba.core.errors import NumbaError, UnsupportedBytecodeError
+
 from harness.run.lifeline import die_with_parent
 from mmu.machine.dispatch import KernelFunction, cache_root, settle_primitives
 from mmu.machine.kernel import MODEL_HASH, registry
+from workloads.errors import UsageError
 
 HELPERS_MAX = 8  # chains of calls bound what more could gain
 
@@ -26,7 +29,7 @@ def warm(progress: Progress | None = None) -> float:
 
     A second process that starts at the same time waits for the first instead of compiling the
     same code again.  `progress(done, total, seconds)` is called only if something has to be
-    compiled.  Raises what numba says of a kernel that it cannot compile.
+    compiled.  UsageError for a kernel that numba cannot compile: where, which and why.
     """
     began = time.monotonic()
 
@@ -53,7 +56,7 @@ def settle_all(kernels: Sequence[KernelFunction], tell: Callable[[int], None]) -
     except (BrokenExecutor, CycleError):
         # A helper was killed: we can do it alone.  Or a kernel calls itself: `settle` says so.
         for each in kernels:
-            each.settle()
+            _settle(each)
     finally:
         helpers.end()
 
@@ -78,11 +81,25 @@ def _settle_in_order(
             helpers.compile(number)
         settled = [number for number in ready if number not in missing] or helpers.compiled()
         for number in settled:
-            kernels[number].settle()
+            _settle(kernels[number])
             order.done(number)
         done += len(settled)
         if helpers.needed:
             tell(done)
+
+
+def _settle(kernel: KernelFunction) -> None:
+    """Load it, or compile what is not kept; UsageError with numba's first sentence."""
+    try:
+        kernel.settle()
+    except (NumbaError, UnsupportedBytecodeError, NotImplementedError) as error:
+        function = kernel.py_func
+        where = getattr(error, "loc", None) or function.__code__.co_filename
+        lines = [line.strip() for line in str(error).splitlines()]
+        said = [line for line in lines if line and not line.startswith("Failed in nopython mode")]
+        said[1:] = [line for line in said[1:2] if line.startswith(">>>")]  # an unfit call
+        text = f"{where}: numba cannot compile {function.__name__}: {' '.join(said)}"
+        raise UsageError(text) from error
 
 
 class _Helpers:
@@ -108,7 +125,7 @@ class _Helpers:
                 _begin,
                 (self._kernels, os.getpid()),
             )
-        self._running[self._pool.submit(_settle, number)] = number
+        self._running[self._pool.submit(_compile, number)] = number
 
     def compiled(self) -> list[int]:
         """Wait for the next; also those that a helper failed to compile.  May be BrokenExecutor."""
@@ -133,7 +150,7 @@ def _begin(kernels: Sequence[KernelFunction], parent_pid: int) -> None:
     _kernels = kernels
 
 
-def _settle(number: int) -> None:
+def _compile(number: int) -> None:
     # What is wrong is said when the parent, who finds nothing kept, compiles it.
     with suppress(Exception):
         _kernels[number].settle()

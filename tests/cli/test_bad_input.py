@@ -4,22 +4,13 @@ import gzip
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.command import tdprace
+
 DIRTY_LOG = ("stress", "dirty-log", "-b", "4M")
 TRACE = ("stress", "access-trace", "--trace")
-
-
-def tdprace(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-    )
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from harness.bugs.catalogue import catalogue
 from harness.bugs.interpreters import COLUMNS
 from tests.bugs.catalogues import REVIVED, ROOT, SCENARIO, entry, harmless_diff
+from tests.command import tdprace
 
 # So many traces that nobody exhausts it while a test waits.
 LARGE = "enable-execute"
@@ -25,15 +26,9 @@ def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "harness", "bugs", *map(str, words)]
 
 
-def tdprace(*words: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+def bugs(*words: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
     # What is told is as wide as the terminal, and here as wide as the book.
-    return subprocess.run(
-        command(*words),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        env=os.environ | {"COLUMNS": str(COLUMNS)},
-    )
+    return tdprace("bugs", *words, seconds=seconds, env={"COLUMNS": str(COLUMNS)})
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +45,7 @@ def checked(own, tmp_path_factory) -> tuple[Path, Path, subprocess.CompletedProc
     """All three checked, and what is right is kept."""
     results = tmp_path_factory.mktemp("results")
     words = ("--seconds", 4, "--keep", "--quiet", "--json", results / "out.json")
-    return own, results, tdprace("check", "--catalogue", own, "--results", results, *words)
+    return own, results, bugs("check", "--catalogue", own, "--results", results, *words)
 
 
 # --- check ---------------------------------------------------------------------------------------
@@ -93,16 +88,16 @@ def test_what_is_right_is_kept_and_told(checked):
     text = (own / TRUE / "reproducer.json").read_text()
     assert str(own) not in text
     assert str(ROOT) not in text
-    listed = json.loads(tdprace("list", "--catalogue", own, "--json", "-").stdout)["bugs"]
+    listed = json.loads(bugs("list", "--catalogue", own, "--json", "-").stdout)["bugs"]
     steps = len(json.loads(text)["steps"])
     assert [each["steps_kept"] for each in listed] == [steps, None, None]
-    shown = tdprace("show", "B01", "--brief", "--catalogue", own)
+    shown = bugs("show", "B01", "--brief", "--catalogue", own)
     assert (shown.returncode, shown.stderr) == (0, "")
     story, told = shown.stdout.split(REVIVED.read_text().rstrip())
     assert "Title of b01-true" in story
     assert "What went wrong." in story
     assert "OOPS roots" in told
-    book = tdprace("book", "-", "--catalogue", own, "--quiet")
+    book = bugs("book", "-", "--catalogue", own, "--quiet")
     assert (book.returncode, book.stderr) == (0, "")
     (block,) = re.findall(r"--explain --brief -->\n```text\n(.*?)\n```\n", book.stdout, re.DOTALL)
     assert block.strip() == told.strip()
@@ -121,12 +116,12 @@ def test_what_is_kept_and_does_not_show_the_bug_is_named(checked, tmp_path):
     own, _, _ = checked
     folder = entry(tmp_path, "b01-first", harmless_diff())
     (folder / "reproducer.json").write_text((own / TRUE / "reproducer.json").read_text())
-    done = tdprace("show", "b01", "--catalogue", tmp_path)
+    done = bugs("show", "b01", "--catalogue", tmp_path)
     assert done.returncode == 4
     assert done.stderr.count("\n") == 1
     assert "tdprace bugs check b01 --keep" in done.stderr
     book = tmp_path / "bugs.md"
-    assert tdprace("book", book, "--catalogue", tmp_path, "--quiet").returncode == 4
+    assert bugs("book", book, "--catalogue", tmp_path, "--quiet").returncode == 4
     assert not book.exists()
 
 
@@ -135,7 +130,7 @@ def test_what_is_kept_and_does_not_show_the_bug_is_named(checked, tmp_path):
 def test_all_found_is_success(checked, tmp_path):
     own, _, _ = checked
     words = ("check", "b01", "--catalogue", own, "--results", tmp_path, "--quiet", "--json", "-")
-    done = tdprace(*words)
+    done = bugs(*words)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["outcome"] == "clean"
 
@@ -180,22 +175,22 @@ def wait_for_explorers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_list_is_the_catalogue():
-    bugs = catalogue(ROOT)
-    done = tdprace("list")
+    known = catalogue(ROOT)
+    done = bugs("list")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in done.stdout.splitlines()]
-    assert [row[:2] for row in rows[2:]] == [[bug.id, bug.title] for bug in bugs.values()]
+    assert [row[:2] for row in rows[2:]] == [[bug.id, bug.title] for bug in known.values()]
     command = [sys.executable, "-m", "harness", "list", "--json", "-"]
     everything = subprocess.run(command, capture_output=True, text=True, timeout=100)
     listed = json.loads(everything.stdout)["bugs"]
     assert {name: each["scenario"] for name, each in listed.items()} == {
-        bug.id: bug.scenario for bug in bugs.values()
+        bug.id: bug.scenario for bug in known.values()
     }
 
 
 def test_show_without_a_reproducer_says_how_to_make_one(tmp_path):
     entry(tmp_path, "b01-first", "the diff\n", more='commit = "0123456789ab"\n')
-    done = tdprace("show", "b01-first", "--catalogue", tmp_path)
+    done = bugs("show", "b01-first", "--catalogue", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("b01: Title of b01-first\n\n  kernel    5.12\n")
     assert "  commit    0123456789ab\n" in done.stdout
@@ -211,18 +206,18 @@ def test_refresh(tmp_path):
     entry(tmp_path, "b02-moved", moved)
     entry(tmp_path, "b03-gone", good.replace("\n-", "\n-Not there: "))
     diffs = {path.name[:3]: path / "patch.diff" for path in tmp_path.iterdir()}
-    done = tdprace("refresh", "--check", "--catalogue", tmp_path)
+    done = bugs("refresh", "--check", "--catalogue", tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
     assert f"{diffs['b02']}: would be written again: line " in done.stdout
     assert f"{diffs['b03']}: DOES NOT APPLY: hunk 1 (line 3)" in done.stdout
     assert done.stdout.endswith("3 diffs: 1 current, 1 have moved, 1 do not apply\n")
     assert diffs["b02"].read_text() == moved
-    assert tdprace("refresh", "b02", "--dry-run", "--catalogue", tmp_path).returncode == 1
-    assert tdprace("refresh", "b01", "b02", "--catalogue", tmp_path).returncode == 0
+    assert bugs("refresh", "b02", "--dry-run", "--catalogue", tmp_path).returncode == 1
+    assert bugs("refresh", "b01", "b02", "--catalogue", tmp_path).returncode == 0
     assert diffs["b02"].read_text() == good
-    done = tdprace("refresh", diffs["b03"], "--catalogue", tmp_path / "nowhere")
+    done = bugs("refresh", diffs["b03"], "--catalogue", tmp_path / "nowhere")
     assert done.returncode == 2
-    done = tdprace("refresh", diffs["b03"], "--catalogue", tmp_path)
+    done = bugs("refresh", diffs["b03"], "--catalogue", tmp_path)
     assert done.returncode == 1
 
 
@@ -251,7 +246,7 @@ def test_wrong_usage_is_one_line(tmp_path, words, said):
     entry(own, "b01-first", harmless_diff(), scenario="no-such")
     words = (*words, "--catalogue", own) if words and "--catalogue" not in words else words
     words = (*words, "--results", results) if words[:1] == ("check",) else words
-    done = tdprace(*words)
+    done = bugs(*words)
     assert done.returncode == 2, done.stdout
     assert said in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.command import tdprace
+
 HEAD = """
 from harness.watch.words import store_word
 from mmu.machine.cpu import Cpu
@@ -55,17 +57,19 @@ def file(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture
+def compiled(tmp_path, file) -> Path:
+    """A file whose kernels are kept: the children of who runs it are workers from the first on."""
+    assert explore(tmp_path / "before", f"{file}::BIG", "--executions", "1").returncode == 0
+    return file
+
+
 def command(*words: object) -> list[str]:
     return [sys.executable, "-m", "harness", "explore", *map(str, words), "--quiet"]
 
 
 def explore(tmp_path: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*command(*words), "--results", str(tmp_path / "results")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return tdprace("explore", *words, "--quiet", "--results", tmp_path / "results")
 
 
 @pytest.mark.parametrize(
@@ -150,21 +154,7 @@ def test_a_violation_is_stored_and_replayed(tmp_path):
     assert "VIOLATION check" in done.stdout
     reproducer = next((tmp_path / "results").glob("*/reproducer.json"))
     trace = tmp_path / "trace.json"
-    told = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "harness",
-            "replay",
-            str(reproducer),
-            "--explain",
-            "--chrome-trace",
-            str(trace),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    told = tdprace("replay", reproducer, "--explain", "--chrome-trace", trace)
     assert told.returncode == 1, told.stderr
     assert "OOPS check" in told.stdout
     assert json.loads(trace.read_text())["traceEvents"]
@@ -172,19 +162,14 @@ def test_a_violation_is_stored_and_replayed(tmp_path):
     corrupted["steps"][-1]["stored"] += 1
     reproducer.write_text(json.dumps(corrupted))
     for more in ([], ["--explain"]):
-        again = subprocess.run(
-            [sys.executable, "-m", "harness", "replay", str(reproducer), *more],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        again = tdprace("replay", reproducer, *more)
         assert again.returncode == 4
         assert "diverged at step" in again.stderr
 
 
-def test_ctrl_c_keeps_what_was_found(tmp_path, file):
+def test_ctrl_c_keeps_what_was_found(tmp_path, compiled):
     process = subprocess.Popen(
-        [*command(f"{file}::BIG", "--seconds", "60"), "--results", str(tmp_path / "results")],
+        [*command(f"{compiled}::BIG", "--seconds", "60"), "--results", str(tmp_path / "results")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -200,9 +185,9 @@ def test_ctrl_c_keeps_what_was_found(tmp_path, file):
     assert document["executions"] > 0
 
 
-def test_ctrl_c_ends_a_silent_check_of_determinism(tmp_path, file):
+def test_ctrl_c_ends_a_silent_check_of_determinism(tmp_path, compiled):
     process = subprocess.Popen(
-        command(f"{file}::SILENT", "--check-determinism", "--results", tmp_path / "results"),
+        command(f"{compiled}::SILENT", "--check-determinism", "--results", tmp_path / "results"),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -220,8 +205,8 @@ script()
 """
 
 
-def test_time_stopped_is_not_silence(tmp_path, file):
-    words = command(f"{file}::BIG", "--seconds", "10", "--results", tmp_path / "results")
+def test_time_stopped_is_not_silence(tmp_path, compiled):
+    words = command(f"{compiled}::BIG", "--seconds", "10", "--results", tmp_path / "results")
     process = subprocess.Popen(
         [sys.executable, "-c", SHORT_WATCH, *words[3:]],
         stdout=subprocess.PIPE,
@@ -250,9 +235,9 @@ def wait_for_workers(pid: int, seconds: float = 60.0) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("victim", ["worker", "parent"])
-def test_a_kill_leaves_nothing(tmp_path, file, victim):
+def test_a_kill_leaves_nothing(tmp_path, compiled, victim):
     process = subprocess.Popen(
-        [*command(f"{file}::BIG", "--seconds", "60"), "--results", str(tmp_path / "results")],
+        [*command(f"{compiled}::BIG", "--seconds", "60"), "--results", str(tmp_path / "results")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

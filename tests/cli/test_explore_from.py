@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command import tdprace
 from tests.rebuild.rings import WRITE, gfn, row, store_run, violation
 
 TESTS = Path(__file__).parents[1]
@@ -47,11 +46,6 @@ ROWS = [
     row(10, "host", "invalidate_range_end", 9, 10, 1),
 ]
 FOUND = violation("balance", BALANCE, "host")
-
-
-def tdprace(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def patched_run(folder: Path, diff: Path) -> Path:

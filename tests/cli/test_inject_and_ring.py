@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from harness.cli.main import build_parser
-from mmu.machine.layout import N_ACCESSES
+from mmu.machine.layout import N_PF_TAKEN
+from tests.command import tdprace
 from tests.run.stress_run import StressRun
 
 MUTATIONS = Path(__file__).parents[1] / "oracles" / "mutations"
@@ -20,14 +19,9 @@ TORTURE = ("stress", "torture", "-v", "2", "--seconds", "1", "--quiet")
 SMALL = ("stress", "dirty-log", "-g", "-b", "8M", "-s", "2m", "-w", "50", "-i", "1", "--quiet")
 
 
-def tdprace(folder: Path, *words: str) -> tuple[int, dict, str, str]:
+def stored(folder: Path, *words: str) -> tuple[int, dict, str, str]:
     """Status, document, stdout, stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", *words, "--results", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = tdprace(*words, "--results", folder)
     paths = list(folder.glob("*/run.json"))
     document = json.loads(paths[0].read_text()) if paths else {}
     return done.returncode, document, done.stdout, done.stderr
@@ -47,14 +41,14 @@ def ring(folder: Path) -> list[dict]:
     ],
 )
 def test_bad_input_is_one_line(tmp_path, inject, said):
-    status, _, out, errors = tdprace(tmp_path, *TORTURE, "--inject", inject)
+    status, _, out, errors = stored(tmp_path, *TORTURE, "--inject", inject)
     assert (status, out) == (2, "")
     assert errors.count("\n") == 1
     assert said in errors
 
 
 def test_a_ring_of_nonsense(tmp_path):
-    status, _, _, errors = tdprace(tmp_path, *TORTURE, "--ring", "lots")
+    status, _, _, errors = stored(tmp_path, *TORTURE, "--ring", "lots")
     assert status == 2
     assert "not a whole number" in errors
 
@@ -72,7 +66,7 @@ def test_only_torture_keeps_rings_unasked():
 def test_torture_with_failures_is_clean(tmp_path):
     inject = "retry=0.001,cmpxchg=0.001,contention=0.001"
     words = (*TORTURE, "--seconds", "3", "--inject", inject)
-    status, document, out, errors = tdprace(tmp_path, *words)
+    status, document, out, errors = stored(tmp_path, *words)
     assert (status, document["outcome"], document["violations"]) == (0, "clean", []), errors
     assert set(document["injected"]) == {"retry", "cmpxchg", "contention"}
     for each in document["injected"].values():
@@ -94,7 +88,7 @@ def test_torture_with_failures_is_clean(tmp_path):
     ],
 )
 def test_what_is_certain_happens_and_the_run_ends(tmp_path, inject, counter):
-    status, document, _, errors = tdprace(tmp_path, *TORTURE, "--no-floors", "--inject", inject)
+    status, document, _, errors = stored(tmp_path, *TORTURE, "--no-floors", "--inject", inject)
     assert (status, document["violations"]) == (0, []), errors
     assert document["counters"][counter] > 100
     for each in document["injected"].values():
@@ -108,7 +102,7 @@ def test_what_is_certain_happens_and_the_run_ends(tmp_path, inject, counter):
 @pytest.mark.slow
 def test_every_workload_takes_it(tmp_path):
     words = ("stress", "zap-root", "--memory", "1G", "--quiet", "--inject", "contention=0.5")
-    status, document, out, errors = tdprace(tmp_path, *words)
+    status, document, out, errors = stored(tmp_path, *words)
     assert (status, document["outcome"]) == (0, "clean"), errors
     assert document["injected"]["contention"]["injected"] > 0
     assert "injected: contention" in out
@@ -121,7 +115,7 @@ def test_every_workload_takes_it(tmp_path):
 def test_a_broken_model_leaves_its_last_events(tmp_path, steps, do, key):
     patch = MUTATIONS / "transitions-ladder.diff"
     words = (*SMALL, "--ring", "3000", *steps, "--inject", "retry=0.01", "--patch", str(patch))
-    status, document, out, errors = tdprace(tmp_path, *words)
+    status, document, out, errors = stored(tmp_path, *words)
     assert (status, document["outcome"]) == (1, "violation"), errors
     records = ring(tmp_path)
     assert document["ring"] == {"file": "ring.jsonl", "events": len(records)}
@@ -146,8 +140,8 @@ def test_a_killed_actors_last_events_are_stored(tmp_path):
     run = StressRun(tmp_path, 4, "torture", "-v", "2", "--seconds", "1h", "--quiet", *features)
     try:
         block = run.block()
-        accesses = run.actor_word(block, 0, N_ACCESSES)
-        run.wait_for(lambda: int(block[accesses]) > 10_000)
+        faults = run.actor_word(block, 0, N_PF_TAKEN)
+        run.wait_for(lambda: int(block[faults]) > 1_000)
         os.kill(run.workers[0].pid, signal.SIGKILL)
         status, out, errors = run.ended()
         document = run.document()

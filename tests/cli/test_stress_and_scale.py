@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import tdprace
+
 pytestmark = pytest.mark.slow
 
 SMALL = ("dirty-log", "-g", "-b", "4M", "-s", "2m", "-w", "50")
@@ -17,11 +19,6 @@ STRESS_KEYS = {
     *("schema", "command", "workload", "version", "model", "patch", "started", "config", "host"),
     *("outcome", "violations", "phases", "counters", "latency_ns", "regime"),
 }
-
-
-def tdprace(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
 def stored(folder: Path) -> dict:

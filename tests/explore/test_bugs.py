@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from harness.bugs.catalogue import SOURCE_ROOT, catalogue
+from tests.command import tdprace
 from tests.oracles.proofs import BUGS, found_by_exploring
 
 SECONDS = "10"
@@ -23,11 +22,6 @@ FEW = (
     "table-lost-with-its-race",
 )
 TESTED = tuple(FOUND) if os.environ.get("TDPRACE_ALL_BUGS") else FEW
-
-
-def tdprace(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def find(name: str, folder: Path) -> dict:

@@ -8,7 +8,7 @@ from tests.explore.check_program import complaints
 from tests.explore.naive import enumerate_traces
 from tests.explore.programs import generate
 
-PROGRAMS = 1_200
+PROGRAMS = 600
 PARTS = 8
 
 

@@ -19,13 +19,14 @@ from mmu.machine.cpu import Cpu
 from mmu.machine.dispatch import cache_root
 from mmu.machine.kernel import kernel
 from mmu.machine.primitives import draw, write_once
+from tests.command import tdprace
 from tests.explore import programs as p
 from tests.explore.naive import enumerate_traces, fewest_preemptions
 from tests.explore.programs import Program, generate, scenario_of, text_of
 from workloads.litmus.lock_free_stack import ABA, TAGGED
 from workloads.scenario import FORBIDDEN, Actor, Outcome, Scenario
 
-PROGRAMS = 240
+PROGRAMS = 120
 PARTS = 4
 BUGS = ("b08", "b19")  # noticed while it runs, and by audits of its end too
 
@@ -241,10 +242,7 @@ def test_a_bug_of_the_catalogue(tmp_path, id_):
 
 
 def explore(tmp_path, *words: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "harness", "explore", *map(str, words), "--quiet"]
-    return subprocess.run(
-        [*command, "--results", tmp_path], capture_output=True, text=True, timeout=120
-    )
+    return tdprace("explore", *words, "--quiet", "--results", tmp_path)
 
 
 STACK = "workloads/litmus/lock_free_stack.py"

@@ -37,6 +37,7 @@ from harness.bugs.mutants.hunt import (
 )
 from harness.bugs.mutants.reach import Reached, reached_by, scenarios_for
 from harness.bugs.mutants.table import how_far, kill_table, remainders
+from tests.command import tdprace
 from workloads.scenarios.registry import load
 
 ROOT = Path(__file__).parents[2]
@@ -49,11 +50,6 @@ MORE = "slot_changes.create"
 QUICK = ("--seconds", "0", "--torture", "0")
 
 
-def tdprace(*words: object, seconds: float = 200) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness", "mutants", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-
-
 def records_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / RESULTS_FILE).read_text().splitlines()]
 
@@ -63,7 +59,7 @@ def hunted(tmp_path_factory):
     """A run over one that must die and one that cannot."""
     results = tmp_path_factory.mktemp("results")
     words = ("--only", DEADLY, "--only", HARMLESS, "--results", results, "--quiet", *QUICK)
-    return results, tdprace(*words, "--json", "-")
+    return results, tdprace("mutants", *words, "--json", "-")
 
 
 # --- Outcomes ------------------------------------------------------------------------------------
@@ -97,8 +93,7 @@ def test_a_diff_that_was_kept_works_with_patch(hunted, tmp_path):
     scenario = records_of(folder)[0]["kill"] or records_of(folder)[1]["kill"]
     words = ("explore", scenario["scenario"], "--seconds", "5", "-j", "1", "--quiet")
     diff = folder / "diffs" / file_name(BY_NAME[DEADLY])
-    command = [sys.executable, "-m", "harness", *words, "--patch", diff, "--results", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = tdprace(*words, "--patch", diff, "--results", tmp_path)
     assert done.returncode == 1, done.stderr
     assert "VIOLATION tlb" in done.stdout
 
@@ -164,14 +159,14 @@ def test_going_on_repeats_nothing(hunted):
     results, _ = hunted
     (folder,) = results.iterdir()
     before = (folder / RESULTS_FILE).read_text()
-    done = tdprace("--run", folder, "--quiet")
+    done = tdprace("mutants", "--run", folder, "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     assert (folder / RESULTS_FILE).read_text() == before
     assert f"SURVIVES {HARMLESS}" in done.stdout
     # A run that died while it wrote its last line: that one is hunted again, the first is not.
     first, second = before.splitlines(keepends=True)
     (folder / RESULTS_FILE).write_text(first + second[:20])
-    done = tdprace("--run", folder.name, "--results", results, "--quiet")
+    done = tdprace("mutants", "--run", folder.name, "--results", results, "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     lines = (folder / RESULTS_FILE).read_text().splitlines(keepends=True)
     assert lines[0] == first
@@ -201,7 +196,7 @@ def test_an_interrupted_run_loses_nothing(tmp_path, how):
         assert document["outcome"] == "interrupted"
         assert len(document["mutants"]) == len(kept)
     assert psutil.wait_procs(hunters, timeout=10)[1] == []
-    done = tdprace("--run", folder, "--quiet", "--json", "-")
+    done = tdprace("mutants", "--run", folder, "--quiet", "--json", "-")
     assert (done.returncode, done.stderr) == (0, "")
     records = records_of(folder)
     assert records[: len(kept)] == kept
@@ -353,10 +348,10 @@ def test_tables():
 
 
 def test_list():
-    done = tdprace("--list")
+    done = tdprace("mutants", "--list")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == list(BY_NAME)
-    done = tdprace("--list", "--diff", "--only", DEADLY)
+    done = tdprace("mutants", "--list", "--diff", "--only", DEADLY)
     assert done.stdout == f"{DEADLY}\n{BY_NAME[DEADLY].diff}\n"
 
 
@@ -373,7 +368,7 @@ def test_list():
     ],
 )
 def test_wrong_usage_is_one_line(tmp_path, words, said):
-    done = tdprace(*words, "--results", tmp_path)
+    done = tdprace("mutants", *words, "--results", tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
@@ -387,7 +382,7 @@ def test_wrong_usage_is_one_line(tmp_path, words, said):
 def test_a_run_that_is_not_this_ones_is_refused(tmp_path, key, value, said):
     document = {"schema": 1, "command": "mutants", "model": "1" * 16, "config": {}}
     (tmp_path / "run.json").write_text(json.dumps({**document, key: value}))
-    done = tdprace("--run", tmp_path)
+    done = tdprace("mutants", "--run", tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert said in done.stderr

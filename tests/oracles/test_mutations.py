@@ -1,8 +1,6 @@
 """Each oracle is quiet about the model and reports the mutations that it must catch."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.oracles.verdict import ORACLES
+from tests.command import tdprace
 from tests.oracles import check
 from tests.oracles.proofs import (
     BUGS,
@@ -34,10 +33,7 @@ CAUGHT = {
 
 
 def stress(tmp_path: Path, *words: str) -> tuple[int, dict, str]:
-    command = [sys.executable, "-m", "harness", "stress", *words, "--quiet", "--json", "-"]
-    done = subprocess.run(
-        [*command, "--results", str(tmp_path)], capture_output=True, text=True, timeout=240
-    )
+    done = tdprace("stress", *words, "--quiet", "--json", "-", "--results", tmp_path)
     return done.returncode, json.loads(done.stdout), done.stderr
 
 

@@ -16,6 +16,7 @@ import psutil
 
 from mmu.machine import layout as at
 from mmu.machine.cpu import Words
+from tests.command import tdprace
 
 CLEAN_UP_S = 3.0
 START_S = 120.0
@@ -35,7 +36,8 @@ class StressRun:
             start_new_session=True,
         )
         self.parent = psutil.Process(self.process.pid)
-        self.wait_for(lambda: len(self.parent.children()) == actors)
+        # Its memory is there before the actors are, and after those who may have compiled.
+        self.wait_for(lambda: bool(self._memory()) and len(self.parent.children()) == actors)
         self.workers = self.parent.children()  # in the order of the actors
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
@@ -54,12 +56,12 @@ class StressRun:
 
     def block(self) -> Words:
         """The run's shared memory, through the parent's descriptor."""
-        folder = Path(f"/proc/{self.process.pid}/fd")
-        for each in folder.iterdir():
-            if "memfd:tdprace" in os.readlink(each):
-                with open(each, "r+b") as file:
-                    return np.frombuffer(mmap.mmap(file.fileno(), 0), dtype=np.int64)
-        raise AssertionError("no memfd")
+        with open(self._memory()[0], "r+b") as file:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0), dtype=np.int64)
+
+    def _memory(self) -> list[Path]:
+        files = Path(f"/proc/{self.process.pid}/fd").iterdir()
+        return [each for each in files if "memfd:tdprace" in _target(each)]
 
     def actor_word(self, words: Words, actor: int, word: int) -> int:
         """Index of a word of an actor's block."""
@@ -92,6 +94,13 @@ class StressRun:
         self.process.communicate()
 
 
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""  # closed since it was listed
+
+
 def _session_of(pid: int) -> int:
     try:
         return os.getsid(pid)
@@ -102,5 +111,4 @@ def _session_of(pid: int) -> int:
 def next_run_works(folder: Path) -> None:
     """Nothing that a run left behind disturbs the next one."""
     words = ("dirty-log", "-g", "-b", "4M", "-i", "1", "--quiet", "--results", str(folder / "n"))
-    command = [sys.executable, "-m", "harness", "stress", *words]
-    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    assert tdprace("stress", *words).returncode == 0

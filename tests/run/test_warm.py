@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from numba.core.errors import TypingError
 
 from harness.run import warm
 from mmu.machine.dispatch import SOURCE_ROOT, DependencyError, KernelFunction
+from workloads.errors import UsageError
 
 LONG = "\n".join(["    a = a * 3 + 1"] * 12)
 CHAIN = f"""
@@ -92,7 +92,7 @@ def test_each_is_compiled_once(load: Load, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "error", "says"),
-    [(WRONG, TypingError, "wrong"), (CIRCLE, DependencyError, "itself")],
+    [(WRONG, UsageError, "sample.py.*cannot compile wrong"), (CIRCLE, DependencyError, "itself")],
 )
 def test_what_cannot_be_compiled_is_said_here(
     load: Load, source: str, error: type[Exception], says: str

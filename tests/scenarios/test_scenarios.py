@@ -31,8 +31,8 @@ MODULES = modules_of(
     *("host_changes.py", "nx_recovery.py", "gfn_track.py", "write_track.py", "emulate.py"),
     *("dirty_clear.py", "host_reclaim.py"),
 )
-SCHEDULES = 60
-PREEMPTIONS = 48  # of each actor: exploration takes all of them, here it is about branches
+SCHEDULES = 40
+PREEMPTIONS = 24  # of each actor: exploration takes all of them, here it is about branches
 STEPS_MAX = 5000
 ATTEMPTS_MAX = 3  # of an actor, while the one that it may need is preempted
 SECONDS_MAX = 60  # of one test: what does not stop must not hang

@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from harness.cli.main import main
 from mmu.vm import VmConfig
+from tests.command import tdprace
 from tests.workloads.runs import plan_of, run_clean
 from workloads.access_tracking import check_found, hidden_max
 from workloads.errors import RunFailed, UsageError
@@ -91,13 +90,8 @@ def test_overlapping_vcpus_and_all_options():
 def test_accesses_that_are_not_noticed_fail_the_run(tmp_path, diff, more):
     patch = tmp_path / "p.diff"
     patch.write_text(diff)
-    words = ["stress", *SMALL, *more, "--patch", str(patch), "--results", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", *words, "--quiet", "--json", "-"],
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+    words = ("stress", *SMALL, *more, "--patch", patch, "--results", tmp_path)
+    done = tdprace(*words, "--quiet", "--json", "-")
     assert done.returncode == 4, done.stderr
     assert json.loads(done.stdout)["outcome"] == "failed"
     assert "too many pages are still idle" in done.stderr

@@ -1,10 +1,10 @@
 """Workloads judge by themselves what no oracle knows: each notices a model that is wrong there."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.command import tdprace
 
 MUTATIONS = Path(__file__).parent / "mutations"
 
@@ -34,8 +34,7 @@ def test_every_diff_has_its_run():
 @pytest.mark.parametrize("name", CAUGHT)
 def test_a_wrong_model_is_noticed(name, tmp_path):
     words, said = CAUGHT[name]
-    command = [sys.executable, "-m", "harness", "stress", *words, "--quiet"]
-    command += ["--patch", str(MUTATIONS / f"{name}.diff"), "--results", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    more = ("--quiet", "--patch", MUTATIONS / f"{name}.diff", "--results", tmp_path)
+    done = tdprace("stress", *words, *more)
     assert done.returncode == 4, done.stdout
     assert said in done.stderr

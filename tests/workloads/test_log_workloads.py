@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from harness.bugs.tree import apply
 from harness.cli.main import main
 from mmu.machine.kernel import SOURCE_ROOT
+from tests.command import tdprace
 from tests.workloads.runs import plan_of, run_clean
 from workloads.dirty_log_verify import PAGES, _bits
 from workloads.errors import RunFailed, UsageError
@@ -87,10 +86,7 @@ CAUGHT = {
 
 
 def stress(tmp_path: Path, *words: str) -> tuple[int, dict, str]:
-    command = [sys.executable, "-m", "harness", "stress", *words, "--quiet", "--json", "-"]
-    done = subprocess.run(
-        [*command, "--results", str(tmp_path)], capture_output=True, text=True, timeout=240
-    )
+    done = tdprace("stress", *words, "--quiet", "--json", "-", "--results", tmp_path)
     return done.returncode, json.loads(done.stdout), done.stderr
 
 

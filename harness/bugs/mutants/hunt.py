@@ -18,8 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from numba.core.errors import NumbaError, UnsupportedBytecodeError
-
 from harness.explore.explorer import Bounds, Result, compile_engine
 from harness.explore.parallel import Task, explore
 from harness.run.lifeline import die_with_parent
@@ -29,7 +27,7 @@ from harness.run.warm import warm
 from harness.watch.inject import Injection
 from harness.watch.stress import Watching
 from workloads import registry as workload_registry
-from workloads.errors import RunFailed, TdpraceError
+from workloads.errors import RunFailed, TdpraceError, UsageError
 from workloads.plan import Plan
 from workloads.scenario import Scenario
 from workloads.scenarios.registry import load
@@ -111,9 +109,8 @@ class Hunt:
         torture = workload_registry.load("torture") if self._job.torture else None
         try:
             warm()
-        except (NumbaError, UnsupportedBytecodeError, NotImplementedError) as error:
-            said = [line.strip() for line in str(error).splitlines() if line.strip()]
-            return Outcome(UNCOMPILED, message=" ".join(said)[:300])
+        except UsageError as error:
+            return Outcome(UNCOMPILED, message=str(error)[:300])
         for strategy in STRATEGIES:
             compile_engine(strategy)
         compiled = time.monotonic()
