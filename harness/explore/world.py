@@ -53,6 +53,7 @@ class World:
             self.words: Words = self.vm.words
             if scenario.setup is not None:
                 scenario.setup(self.vm)
+            self._forget_time()
         else:
             self.names = list(_expanded(scenario.words))
             self._own_base = -(-len(self.names) // at.LINE) * at.LINE
@@ -61,6 +62,14 @@ class World:
             for name, value in scenario.initial.items():
                 self.words[self.index_of(name)] = value
         self.initial: Words = self.words.copy()
+
+    def _forget_time(self) -> None:
+        """Time begins with the execution: setup went by a clock that runs since the host began."""
+        assert self.vm is not None
+        for actor in range(self.vm.config.actors):
+            own = self.vm.layout.actor(actor)
+            for word in (at.TICK_BEGAN, at.QUIET_BEGAN, at.CHECKED):
+                self.words[own + word] = 0
 
     def index_of(self, name: str) -> int:
         """Index of a named word; UsageError if there is none."""

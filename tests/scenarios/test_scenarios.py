@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.explore.world import World
@@ -169,6 +170,13 @@ def test_the_registry_says_what_there_is():
         bits = 2 if scenario.name == "enable-execute" else 1
         assert (scenario.vm.bits, scenario.vm.levels, scenario.vm.gfn_base) == (bits, levels, 0)
         assert scenario.about[0].islower()
+
+
+def test_another_world_begins_with_the_same_words(world):
+    another = World(world.scenario)
+    different = np.flatnonzero(another.initial != world.initial)
+    another.close()
+    assert different.tolist() == []
 
 
 def test_random_schedules_are_clean(world):
