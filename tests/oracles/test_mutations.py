@@ -25,7 +25,6 @@ from tests.oracles.proofs import (
 CAUGHT = {
     mutation: (oracle, next(p.stress for p in PROOFS[oracle] if p.mutation == mutation))
     for mutation, oracle in (
-        ("lifetime-wild-frame", "lifetime"),
         ("memory-zeroed-again", "memory"),
         ("leaks-lost-page", "leaks"),
     )

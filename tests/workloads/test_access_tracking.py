@@ -83,7 +83,7 @@ def test_overlapping_vcpus_and_all_options():
     ("diff", "more"),
     [
         (HALF_SKIPPED, ("--no-ad",)),
-        (WALKER_FORGETS_A, ()),
+        pytest.param(WALKER_FORGETS_A, (), marks=pytest.mark.thorough),
     ],
     ids=["half-skipped", "walker-forgets-a"],
 )

@@ -31,7 +31,13 @@ def test_every_diff_has_its_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CAUGHT)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(each, marks=pytest.mark.thorough) if each == "page-table-never-huge" else each
+        for each in CAUGHT
+    ],
+)
 def test_a_wrong_model_is_noticed(name, tmp_path):
     words, said = CAUGHT[name]
     more = ("--quiet", "--patch", MUTATIONS / f"{name}.diff", "--results", tmp_path)
