@@ -28,9 +28,16 @@ class Zap:
         self.worker = self.run.workers[WORKER]
         self.words = self.run.block()
         self.run.wait_for(lambda: self.word(ZAP_BEGAN) != 0)
+        held = self.run.actor_word(self.words, WORKER, at.HELD)
+        self._suspend()
+        while not int(self.words[held]) & HELD_MMU_READ:  # it is letting others in
+            self.worker.resume()
+            self._suspend()
+        assert self.word(ZAP_ENDED) == 0, "the zap was over too soon: give it more memory"
+
+    def _suspend(self) -> None:
         self.worker.suspend()
         self.run.wait_for(lambda: self.worker.status() == "stopped")
-        assert self.word(ZAP_ENDED) == 0, "the zap was over too soon: give it more memory"
 
     def word(self, number: int) -> int:
         return int(self.words[int(self.words[at.C_WORKLOAD]) + number])
