@@ -237,13 +237,10 @@ DROPS = (
     "only a drop of a huge leaf (before 6.2) freezes for a moment, and no fault replaces its table"
 )
 ALONE = "nobody else changes a root that is being zapped: vCPUs have left, notifiers keep us out"
-OWN_FRAME = "who swaps a page out frees a frame, which is there when the page is wanted again"
 EIGHT = "the memslots of small worlds have eight pages: the first half of a mask"
 READS_0 = "a stopped step reads 0, which ends the loop first"
 
 NOT_REACHED: dict[str, str] = {
-    "mmu.emulate.emulate_write: mapping != 0 is false": OWN_FRAME,
-    "mmu.emulate.emulate_write: mapping == 0 is true": OWN_FRAME,
     "mmu.zap_all.create_vm: before != 0 is true": WRONG,
     "mmu.roots.schedule_zap: hint(cpu, flag) != 0 is true": WRONG,
     "mmu.removed._freeze: is_frozen(old) is true": DROPS,
