@@ -6,7 +6,6 @@ The fork has numba and every kernel loaded already, which takes a new interprete
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import select
 import signal
@@ -19,9 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.cli.main import main
-
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None)
+from harness.run.lifeline import die_with_parent
 
 
 def tdprace(
@@ -66,9 +63,7 @@ def _become(
     """In the fork: the command, with standard files of its own and nothing to do at exit."""
     status: object = 1
     try:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+        die_with_parent(parent)
         atexit._clear()  # what the tests' process has to do at its end
         signal.signal(signal.SIGINT, signal.default_int_handler)
         nothing = os.open(os.devnull, os.O_RDONLY)
