@@ -14,7 +14,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NoReturn
 
 from harness.cli.main import main
@@ -24,7 +23,6 @@ from harness.run.lifeline import die_with_parent
 def tdprace(
     *words: object,
     seconds: float = 300,
-    cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end; `env` is added to the environment.
@@ -39,7 +37,7 @@ def tdprace(
         parent = os.getpid()
         child = os.fork()
         if child == 0:
-            _become(told, parent, (out.fileno(), errors.fileno()), cwd, env or {})
+            _become(told, parent, (out.fileno(), errors.fileno()), env or {})
         ended = os.pidfd_open(child)
         try:
             in_time = select.select([ended], [], [], seconds)[0]
@@ -58,7 +56,7 @@ def tdprace(
 
 
 def _become(
-    words: list[str], parent: int, files: tuple[int, int], cwd: Path | None, env: Mapping[str, str]
+    words: list[str], parent: int, files: tuple[int, int], env: Mapping[str, str]
 ) -> NoReturn:
     """In the fork: the command, with standard files of its own and nothing to do at exit."""
     status: object = 1
@@ -71,8 +69,6 @@ def _become(
             os.dup2(theirs, ours)
         sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
         os.environ.update(env)
-        if cwd is not None:
-            os.chdir(cwd)
         sys.argv[1:] = words
         status = main(words)
     except SystemExit as end:
