@@ -15,6 +15,7 @@ from mmu.machine.cpu import Cpu, Observer
 from mmu.machine.events import ACQUIRE, GO, STEP_LAST, STOP, WAIT_WHILE
 
 Step = tuple[int, int, int, int]  # kind, a, b, c, as the hook gets them
+NOTHING: Step = (0, 0, 0, 0)
 Actors = Mapping[int, tuple[Cpu, Callable[[Cpu], Any]]]  # body(cpu) runs interpreted kernels
 
 
@@ -51,10 +52,12 @@ class Stepper:
 
     def enabled(self, number: int) -> bool:
         """Whether the actor has a step that it could do now."""
-        kind, addr, operand, _ = self.pending.get(number, (0, 0, 0, 0))
+        kind, addr, operand, _ = self.pending.get(number, NOTHING)
         if kind == ACQUIRE:
             return int(self._words[number][addr]) & operand & 0xFFFFFFFF == operand >> 32
-        return kind > 0 and (kind != WAIT_WHILE or int(self._words[number][addr]) != operand)
+        if kind == WAIT_WHILE:
+            return int(self._words[number][addr]) != operand
+        return kind > 0
 
     def step(self, number: int) -> None:
         """Let one actor do its pending step; ValueError if it has none or must wait."""

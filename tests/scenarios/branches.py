@@ -16,7 +16,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from mmu.machine.kernel import SOURCE_ROOT
-from mmu.machine.twin import interpreted
+from mmu.machine.twin import _Loader  # one for all kernels: `interpreted` begins anew for each
 
 NOTE, LOOP, ENTRY = "note_branch", "note_loop", "note_entry"
 FOLLOWED = ("mmu.", "workloads.", "tests.")
@@ -104,27 +104,40 @@ class Branches:
 
     def __init__(self, modules: Iterable[str]) -> None:
         self.known: set[str] = set()
-        self.taken: set[str] = set()
+        self._entered: set[str] = set()
+        self._true: set[str] = set()
+        self._false: set[str] = set()
+        self._ran: set[str] = set()
+        self._ended: set[str] = set()
         self._codes: dict[tuple[str, str], CodeType] = {}
+        self._twins = _Loader({})
+        self._noting: set[FunctionType] = set()
         for module in modules:
             self._read(module)
 
+    @property
+    def taken(self) -> set[str]:
+        """Those of `known` that were taken until now."""
+        noted = {"is true": self._true, "is false": self._false}
+        noted |= {"runs": self._ran, "ends": self._ended}
+        words = {f"{label} {how}" for how, labels in noted.items() for label in labels}
+        return self._entered | words
+
     def twin(self, kernel: Callable[..., Any]) -> Callable[..., Any]:
         """The kernel's twin, which notes the branches that it and its callees take."""
-        root = interpreted(kernel, {})
+        root = self._twins.load(kernel)
         waiting: list[Any] = [root]
-        seen: set[int] = set()
         while waiting:
             function = waiting.pop()
-            if id(function) in seen:
+            if function in self._noting:
                 continue
-            seen.add(id(function))
+            self._noting.add(function)
             names = function.__globals__
             code = self._codes.get((names["__name__"], function.__name__))
             if code is not None:
                 function.__code__ = code
                 names[NOTE], names[LOOP] = self._note, self._loop
-                names[ENTRY] = self.taken.add
+                names[ENTRY] = self._entered.add
             waiting += [
                 value
                 for value in list(names.values())
@@ -149,11 +162,11 @@ class Branches:
             self.known |= rewriter.branches
 
     def _note(self, label: str, value: Any) -> Any:
-        self.taken.add(f"{label} is {'true' if value else 'false'}")
+        (self._true if value else self._false).add(label)
         return value
 
     def _loop(self, label: str, values: Iterable[int]) -> Iterator[int]:
         for value in values:
-            self.taken.add(f"{label} runs")
+            self._ran.add(label)
             yield value
-        self.taken.add(f"{label} ends")
+        self._ended.add(label)

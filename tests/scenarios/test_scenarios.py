@@ -35,6 +35,7 @@ MODULES = modules_of(
 SCHEDULES = 40
 MORE_SCHEDULES = {"mmio-create-faults": 200}  # for a branch that takes three switches in place
 PREEMPTIONS = 24  # of each actor: exploration takes all of them, here it is about branches
+STOPS = 128
 STEPS_MAX = 5000
 ATTEMPTS_MAX = 3  # of an actor, while the one that it may need is preempted
 SECONDS_MAX = 60  # of one test: what does not stop must not hang
@@ -64,6 +65,7 @@ class Run:
         self.ticks = self.random.choice((0.0, 0.3))  # how often a scheduler tick passes
         self.now = 0
         self.steps = 0
+        self.everybody = range(len(world.scenario.actors))
         self.waiting: set[int] = set()  # whose attempt failed: somebody else goes on first
         self.attempts = Counter[int]()  # failed ones
         actors = enumerate(self.scenario.actors)
@@ -86,7 +88,7 @@ class Run:
         return events.GO
 
     def able(self) -> list[int]:
-        able = [each for each in sorted(self.stepper.pending) if self.stepper.enabled(each)]
+        able = [each for each in self.everybody if self.stepper.enabled(each)]
         return [each for each in able if each not in self.waiting] or able
 
     def go_on(self, choose: Choose, steps: int = STEPS_MAX) -> None:
@@ -95,7 +97,7 @@ class Run:
             able = self.able()
             assert able, f"{self.scenario.name}: nobody can go on: {self.stepper.pending}"
             chosen = choose(able)
-            self.waiting -= {each for each in self.waiting if each != chosen}
+            self.waiting &= {chosen}
             self.stepper.step(chosen)
             self.steps += 1
 
@@ -189,9 +191,9 @@ def test_random_schedules_are_clean(world):
     COMPLETED.add(("random", world.scenario.name))
 
 
-def places(steps: int) -> list[int]:
-    """Where one actor is preempted: everywhere in a short execution, in places of a long one."""
-    stride = -(-(steps + 1) // PREEMPTIONS)
+def places(steps: int, count: int) -> list[int]:
+    """Every step of a short execution, so many places of a long one."""
+    stride = -(-(steps + 1) // count)
     return list(range(0, steps + 1, stride))
 
 
@@ -199,23 +201,24 @@ def test_one_preemption_is_clean(world):
     for first in range(len(world.scenario.actors)):
         alone = Run(world, 0, failures=0.0)
         alone.go_on(preempted(alone, first, STEPS_MAX))
-        for after in places(alone.steps):
+        for after in places(alone.steps, PREEMPTIONS):
             run = Run(world, after, failures=0.05)
             run.go_on(preempted(run, first, after))
             assert run.problems() == [], f"actor {first} preempted after {after} steps"
     COMPLETED.add(("preempted", world.scenario.name))
 
 
-def test_stop_ends_it_at_every_step(world):
-    steps = 0
-    while True:
+def test_stop_ends_it(world):
+    def run(steps: int = STEPS_MAX) -> Run:
         run = Run(world, seed=1, failures=0.2)
         run.go_on(at_random(run), steps)
         run.stepper.stop()
-        if run.steps < steps:
-            break
-        steps += 1
-    assert steps > 10
+        return run
+
+    whole = run().steps
+    assert whole >= 10
+    for steps in places(whole, STOPS):
+        assert run(steps).steps == steps
     COMPLETED.add(("stopped", world.scenario.name))
 
 
