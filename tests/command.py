@@ -6,18 +6,64 @@ The fork has numba and every kernel loaded already, which takes a new interprete
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import select
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from harness.cli.main import main
 from harness.run.lifeline import die_with_parent
+
+
+class Running:
+    """The command under way, in a session of its own; used as a `subprocess.Popen` is."""
+
+    def __init__(self, *words: object, env: Mapping[str, str] | None = None) -> None:
+        """Start it; `env` is added to the environment."""
+        self.words = [str(word) for word in words]
+        self.returncode: int | None = None
+        self._files = os.memfd_create("stdout"), os.memfd_create("stderr")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(self.words, parent, self._files, env or {})
+
+    def poll(self) -> int | None:
+        """Its exit status, if it has ended; a signal's number is negative."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """To the command alone, if it has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end: stdout and stderr.  TimeoutExpired after so many seconds."""
+        if self.poll() is None:
+            ended = os.pidfd_open(self.pid)
+            try:
+                if not select.select([ended], [], [], timeout)[0]:
+                    raise subprocess.TimeoutExpired(["tdprace", *self.words], timeout or 0.0)
+            finally:
+                os.close(ended)
+            self.poll()
+        out, errors = (os.pread(file, os.fstat(file).st_size, 0).decode() for file in self._files)
+        return out, errors
+
+    def __del__(self) -> None:
+        for file in self._files:
+            os.close(file)
 
 
 def tdprace(
@@ -25,48 +71,32 @@ def tdprace(
     seconds: float = 300,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end; `env` is added to the environment.
-
-    As `subprocess.run` does it, a signal's number is a negative status, and TimeoutExpired is
-    raised after so many seconds.
-    """
-    told = [str(word) for word in words]
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        parent = os.getpid()
-        child = os.fork()
-        if child == 0:
-            _become(told, parent, (out.fileno(), errors.fileno()), env or {})
-        ended = os.pidfd_open(child)
-        try:
-            in_time = select.select([ended], [], [], seconds)[0]
-        finally:
-            os.close(ended)
-            if not in_time:
-                os.kill(child, signal.SIGKILL)
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        texts = []
-        for file in (out, errors):
-            file.seek(0)
-            texts.append(file.read())
-    if not in_time:
-        raise subprocess.TimeoutExpired(["tdprace", *told], seconds, *texts)
-    return subprocess.CompletedProcess(["tdprace", *told], status, *texts)
+    """Run the command to its end, as `subprocess.run` does."""
+    running = Running(*words, env=env)
+    try:
+        texts = running.communicate(seconds)
+    finally:
+        running.send_signal(signal.SIGKILL)
+        running.communicate()
+    assert running.returncode is not None
+    return subprocess.CompletedProcess(["tdprace", *running.words], running.returncode, *texts)
 
 
 def _become(
-    words: list[str], parent: int, files: tuple[int, int], env: Mapping[str, str]
+    words: list[str], parent: int, files: Sequence[int], env: Mapping[str, str]
 ) -> NoReturn:
     """In the fork: the command, with standard files of its own and nothing to do at exit."""
     status: object = 1
     try:
         die_with_parent(parent)
+        os.setsid()
+        gc.freeze()  # nobody closes here what belongs to the tests
         atexit._clear()  # what the tests' process has to do at its end
         signal.signal(signal.SIGINT, signal.default_int_handler)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for ours, theirs in enumerate((nothing, *files)):
             os.dup2(theirs, ours)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # the tests' memory, and their pipes
         sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
         os.environ.update(env)
         sys.argv[1:] = words

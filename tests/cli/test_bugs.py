@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,15 +14,11 @@ import pytest
 from harness.bugs.catalogue import catalogue
 from harness.bugs.interpreters import COLUMNS
 from tests.bugs.catalogues import REVIVED, ROOT, SCENARIO, entry, harmless_diff
-from tests.command import tdprace
+from tests.command import Running, tdprace
 
 # So many traces that nobody exhausts it while a test waits.
 LARGE = "enable-execute"
 TRUE, HARMLESS, WRONG = "b01-true", "b02-harmless", "b03-wrong-oracle"
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "harness", "bugs", *map(str, words)]
 
 
 def bugs(*words: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
@@ -101,12 +96,7 @@ def test_what_is_right_is_kept_and_told(checked):
     assert (book.returncode, book.stderr) == (0, "")
     (block,) = re.findall(r"--explain --brief -->\n```text\n(.*?)\n```\n", book.stdout, re.DOTALL)
     assert block.strip() == told.strip()
-    replayed = subprocess.run(
-        [sys.executable, "-m", "harness", "replay", own / TRUE / "reproducer.json", "--quiet"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    replayed = tdprace("replay", own / TRUE / "reproducer.json", "--quiet")
     assert (replayed.returncode, replayed.stderr) == (1, "")
 
 
@@ -143,9 +133,7 @@ def test_an_interrupted_check_leaves_nobody(tmp_path, how):
     own, results = tmp_path / "catalogue", tmp_path / "results"
     entry(own, "b01-endless", harmless_diff(), scenario=LARGE)
     words = ("check", "--catalogue", own, "--results", results, "--seconds", 100, "--quiet")
-    process = subprocess.Popen(
-        command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = Running("bugs", *words)
     family = wait_for_explorers(process)
     process.send_signal(how)
     out, errors = process.communicate(timeout=30)
@@ -160,7 +148,7 @@ def test_an_interrupted_check_leaves_nobody(tmp_path, how):
     assert (document["outcome"], document["bugs"]) == ("interrupted", [])
 
 
-def wait_for_explorers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def wait_for_explorers(process: Running) -> list[psutil.Process]:
     """Until two commands explore, each in a process of its own."""
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline and process.poll() is None:
@@ -180,9 +168,7 @@ def test_list_is_the_catalogue():
     assert (done.returncode, done.stderr) == (0, "")
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in done.stdout.splitlines()]
     assert [row[:2] for row in rows[2:]] == [[bug.id, bug.title] for bug in known.values()]
-    command = [sys.executable, "-m", "harness", "list", "--json", "-"]
-    everything = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    listed = json.loads(everything.stdout)["bugs"]
+    listed = json.loads(tdprace("list", "--json", "-").stdout)["bugs"]
     assert {name: each["scenario"] for name, each in listed.items()} == {
         bug.id: bug.scenario for bug in known.values()
     }

@@ -4,14 +4,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.command import tdprace
+from harness.explore import parallel
+from tests.command import Running, tdprace
 
 HEAD = """
 from harness.watch.words import store_word
@@ -49,6 +49,8 @@ SILENT, ENDLESS, CRASH = of(1, silent), of(2, endless), of(1, crash)
 NUMBER = 3
 """
 
+SHORT_S = 4.0  # who is silent for so long
+
 
 @pytest.fixture
 def file(tmp_path) -> Path:
@@ -64,8 +66,8 @@ def compiled(tmp_path, file) -> Path:
     return file
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "harness", "explore", *map(str, words), "--quiet"]
+def start(tmp_path: Path, *words: object) -> Running:
+    return Running("explore", *words, "--quiet", "--results", tmp_path / "results")
 
 
 def explore(tmp_path: Path, *words: object) -> subprocess.CompletedProcess[str]:
@@ -96,7 +98,8 @@ def explore(tmp_path: Path, *words: object) -> subprocess.CompletedProcess[str]:
         (("FILE::BIG", "--steps", "1000000"), 2, "more than 50000"),
     ],
 )
-def test_one_line_and_its_status(tmp_path, file, words, status, said):
+def test_one_line_and_its_status(tmp_path, file, monkeypatch, words, status, said):
+    monkeypatch.setattr(parallel, "SILENT_S", SHORT_S)
     words = tuple(str(word).replace("FILE", str(file)) for word in words)
     done = explore(tmp_path, *words)
     assert done.returncode == status, done.stderr
@@ -168,12 +171,7 @@ def test_a_violation_is_stored_and_replayed(tmp_path):
 
 
 def test_ctrl_c_keeps_what_was_found(tmp_path, compiled):
-    process = subprocess.Popen(
-        [*command(f"{compiled}::BIG", "--seconds", "60"), "--results", str(tmp_path / "results")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(tmp_path, f"{compiled}::BIG", "--seconds", "60")
     wait_for_workers(process.pid)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
@@ -186,42 +184,24 @@ def test_ctrl_c_keeps_what_was_found(tmp_path, compiled):
 
 
 def test_ctrl_c_ends_a_silent_check_of_determinism(tmp_path, compiled):
-    process = subprocess.Popen(
-        command(f"{compiled}::SILENT", "--check-determinism", "--results", tmp_path / "results"),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(tmp_path, f"{compiled}::SILENT", "--check-determinism")
     wait_for_workers(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, "tdprace: interrupted\n")
 
 
-SHORT_WATCH = """
-import harness.explore.parallel as parallel
-from harness.cli.main import script
-parallel.SILENT_S = 5.0
-script()
-"""
-
-
-def test_time_stopped_is_not_silence(tmp_path, compiled):
-    words = command(f"{compiled}::BIG", "--seconds", "10", "--results", tmp_path / "results")
-    process = subprocess.Popen(
-        [sys.executable, "-c", SHORT_WATCH, *words[3:]],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def test_time_stopped_is_not_silence(tmp_path, compiled, monkeypatch):
+    monkeypatch.setattr(parallel, "SILENT_S", SHORT_S)
+    process = start(tmp_path, f"{compiled}::BIG", "--seconds", "8")
     wait_for_workers(process.pid)
     time.sleep(1.0)
     os.killpg(process.pid, signal.SIGSTOP)
-    time.sleep(6.0)
+    time.sleep(SHORT_S + 1.0)
     os.killpg(process.pid, signal.SIGCONT)
     out, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
-    assert "bound reached: 10 s" in out
+    assert "bound reached: 8 s" in out
 
 
 def wait_for_workers(pid: int, seconds: float = 60.0) -> list[psutil.Process]:
@@ -236,12 +216,7 @@ def wait_for_workers(pid: int, seconds: float = 60.0) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("victim", ["worker", "parent"])
 def test_a_kill_leaves_nothing(tmp_path, compiled, victim):
-    process = subprocess.Popen(
-        [*command(f"{compiled}::BIG", "--seconds", "60"), "--results", str(tmp_path / "results")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(tmp_path, f"{compiled}::BIG", "--seconds", "60")
     workers = wait_for_workers(process.pid)
     time.sleep(0.5)
     os.kill(workers[0].pid if victim == "worker" else process.pid, signal.SIGKILL)

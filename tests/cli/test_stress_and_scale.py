@@ -3,14 +3,12 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.command import tdprace
+from tests.command import Running, tdprace
 
 pytestmark = pytest.mark.slow
 
@@ -93,16 +91,13 @@ def test_scale_labels_each_row_with_its_regime(tmp_path):
 
 
 def test_an_interrupted_scale_run_keeps_its_rows_and_goes_on(tmp_path):
-    words = (*SMALL, "--vcpus", "1,2", "--repeats", "40", "--results", tmp_path)
-    command = [sys.executable, "-m", "harness", "scale", *map(str, words)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("*/run.json")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+    words = (*SMALL, "--vcpus", "1,2", "--repeats", "20", "--results", tmp_path)
+    process = Running("scale", *words)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/run.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
     assert process.returncode == 130
     before = stored(tmp_path)
     assert before["outcome"] == "interrupted"
@@ -113,6 +108,6 @@ def test_an_interrupted_scale_run_keeps_its_rows_and_goes_on(tmp_path):
     done = tdprace("scale", *words, "--resume", "latest", "--quiet", "--json", "-")
     assert done.returncode == 0, done.stderr
     after = json.loads(done.stdout)
-    assert [row["n"] for row in after["rows"]] == [40, 40]
+    assert [row["n"] for row in after["rows"]] == [20, 20]
     for key, samples in before["samples"].items():
         assert after["samples"][key][: len(samples)] == samples

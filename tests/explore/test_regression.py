@@ -20,6 +20,7 @@ from harness.explore.regression import (
 )
 from harness.explore.reproducer import Patch, from_document
 from mmu.machine.dispatch import cache_root
+from tests.command import tdprace
 from workloads.errors import UsageError
 
 LITMUS = SOURCE_ROOT / "workloads" / "litmus"
@@ -28,22 +29,25 @@ BUG = "b08"
 FAILS = 1  # pytest's exit status
 
 
-def python(folder: Path, *words: object, tree: Path = SOURCE_ROOT) -> subprocess.CompletedProcess:
-    """Run `python -m WORDS` in a folder; the packages are those of `tree`."""
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    environment.pop(TREE_VARIABLE, None)
-    return subprocess.run(
-        [sys.executable, "-P", "-m", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        timeout=300,
-    )
+def command(folder: Path, *words: object) -> subprocess.CompletedProcess:
+    """`tdprace WORDS` in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return tdprace(*words)
 
 
 def pytest_on(file: Path, *words: str, tree: Path = SOURCE_ROOT) -> subprocess.CompletedProcess:
-    return python(file.parent, "pytest", "-q", "-p", "no:cacheprovider", file, *words, tree=tree)
+    """pytest in the file's folder; the packages are those of `tree`."""
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    environment.pop(TREE_VARIABLE, None)
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", file, *words],
+        capture_output=True,
+        text=True,
+        cwd=file.parent,
+        env=environment,
+        timeout=300,
+    )
 
 
 def aba(**changes: object) -> dict:
@@ -56,7 +60,7 @@ def put_get(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("put-get")
     bug = catalogue(SOURCE_ROOT)[BUG]
     words = (bug.scenario, "--patch", bug.diff, "-j", 1, "--seconds", 20, "--results", folder)
-    found = python(folder, "harness", "explore", *words, "--quiet")
+    found = command(folder, "explore", *words, "--quiet")
     assert found.returncode == 1, found.stderr
     return next(folder.glob("*/reproducer.json"))
 
@@ -71,7 +75,7 @@ def test_a_scenario_of_plain_words(tmp_path):
     stack.write_text((LITMUS / "lock_free_stack.py").read_text())
     reproducer = tmp_path / "r.json"
     reproducer.write_text(json.dumps(aba(scenario="stack.py::ABA")))
-    written = python(tmp_path, "harness", "replay", reproducer, "--as-test")
+    written = command(tmp_path, "replay", reproducer, "--as-test")
     assert (written.returncode, written.stderr) == (0, "")
     file = tmp_path / "test_aba_check.py"
     assert f"written: {file.name}" in written.stdout
@@ -123,7 +127,7 @@ def test_a_schedule_that_ends_well_passes():
 def test_a_scenario_of_the_model(put_get, tmp_path):
     """Passes on the clean model, both tests; fails on the patched one."""
     file = tmp_path / "test_it.py"
-    written = python(tmp_path, "harness", "replay", put_get, "--as-test", file)
+    written = command(tmp_path, "replay", put_get, "--as-test", file)
     assert (written.returncode, written.stderr) == (0, "")
     passed = pytest_on(file)
     assert passed.returncode == 0, passed.stdout
@@ -191,15 +195,15 @@ def test_a_file_that_is_there_is_not_touched(tmp_path):
     file = tmp_path / "test_aba_check.py"
     file.write_text("mine")
     for words in ((), (file,)):
-        refused = python(tmp_path, "harness", "replay", ABA, "--as-test", *words)
+        refused = command(tmp_path, "replay", ABA, "--as-test", *words)
         assert refused.returncode == 2
         assert "is there already" in refused.stderr
     assert file.read_text() == "mine"
-    shown = python(tmp_path, "harness", "replay", ABA, "--as-test", "-")
+    shown = command(tmp_path, "replay", ABA, "--as-test", "-")
     assert shown.stdout == text_of_test(from_document(aba(), ABA))
 
 
 def test_options_that_a_test_does_not_use_are_refused(tmp_path):
-    refused = python(tmp_path, "harness", "replay", ABA, "--as-test", "-", "--explain")
+    refused = command(tmp_path, "replay", ABA, "--as-test", "-", "--explain")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "--as-test does not use --explain" in refused.stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ import psutil
 
 from mmu.machine import layout as at
 from mmu.machine.cpu import Words
-from tests.command import tdprace
+from tests.command import Running, tdprace
 
 CLEAN_UP_S = 3.0
 START_S = 120.0
@@ -27,14 +25,7 @@ class StressRun:
 
     def __init__(self, folder: Path, actors: int, *words: str) -> None:
         self.results = folder / "results"
-        command = [sys.executable, "-m", "harness", "stress", *words]
-        self.process = subprocess.Popen(
-            [*command, "--results", str(self.results)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self.process = Running("stress", *words, "--results", self.results)
         self.parent = psutil.Process(self.process.pid)
         # Its memory is there before the actors are, and after those who may have compiled.
         self.wait_for(lambda: bool(self._memory()) and len(self.parent.children()) == actors)
