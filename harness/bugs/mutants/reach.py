@@ -94,7 +94,7 @@ def reach_map(progress: Callable[[int, int], None]) -> ReachMap:
 
 def _digest() -> str:
     """Of all that the map depends on: the model, its scenarios, and how they are run here."""
-    digest = hashlib.sha256(MODEL_HASH.encode())
+    digest = hashlib.sha256(repr((MODEL_HASH, list(SCENARIOS))).encode())
     folder = SOURCE_ROOT / "workloads" / "scenarios"
     for path in (*sorted(folder.glob("*.py")), Path(__file__)):
         digest.update(path.read_bytes())
