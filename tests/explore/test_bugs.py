@@ -1,7 +1,9 @@
-"""Mistakes that are easy to make, as diffs: found by `auto` within seconds, replayed, told."""
+"""Mistakes that are easy to make, as diffs: found by `auto` within seconds, replayed, told.
+
+`make bugs` finds them, in some three minutes.
+"""
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,9 +18,6 @@ REPLAYS = 100
 
 # Scenario that finds it, and the oracle that it belongs to.
 FOUND = found_by_exploring(BUGS)
-# `make bugs` runs all of them, some three minutes.
-FEW = ("bitmap-taken-after-protecting",)
-TESTED = tuple(FOUND) if os.environ.get("TDPRACE_ALL_BUGS") else FEW
 
 
 def find(name: str, folder: Path) -> dict:
@@ -52,7 +51,7 @@ def runs(tmp_path_factory):
         return find(name, tmp_path_factory.mktemp(name))
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(TESTED, pool.map(run, TESTED), strict=True))
+        return dict(zip(FOUND, pool.map(run, FOUND), strict=True))
 
 
 def test_every_diff_has_its_scenario():
@@ -62,8 +61,8 @@ def test_every_diff_has_its_scenario():
         assert len([line for line in lines if line[:3] not in ("+++", "---")]) <= 10, path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TESTED)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", FOUND)
 def test_found_replayed_and_told(runs, name):
     document = runs[name]["document"]
     oracle = FOUND[name][1]
@@ -77,7 +76,6 @@ def test_found_replayed_and_told(runs, name):
     assert "OOPS" in told.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.thorough
 def test_dpor_tries_every_step_on_a_record_behind_its_free(tmp_path):
     """Here no entry of the freed table is met, only its record: a free that says so in one word of
@@ -89,8 +87,8 @@ def test_dpor_tries_every_step_on_a_record_behind_its_free(tmp_path):
     assert (done.returncode, "lifetime" in done.stdout) == (1, True), done.stderr or done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scenario", sorted({FOUND[name][0] for name in TESTED}))
+@pytest.mark.thorough
+@pytest.mark.parametrize("scenario", sorted({scenario for scenario, _ in FOUND.values()}))
 def test_the_clean_model_is_not_accused(scenario, tmp_path):
     """Exhausted, or for half as long as a bug may take to be found."""
     done = tdprace("explore", scenario, "--seconds", 5, "-j", 1, "--quiet", "--results", tmp_path)
@@ -98,9 +96,9 @@ def test_the_clean_model_is_not_accused(scenario, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_model_says_so(runs, tmp_path):
-    """The reproducer without its diff: the clean model cannot do what the broken one did."""
-    document = json.loads(runs["bitmap-taken-after-protecting"]["file"].read_text())
+def test_another_model_says_so(tmp_path):
+    """A reproducer without its diff: the clean model cannot do what the broken one did."""
+    document = json.loads(catalogue(SOURCE_ROOT)["b39"].reproducer.read_text())
     document["patch"] = None
     file = tmp_path / "r.json"
     file.write_text(json.dumps(document))
