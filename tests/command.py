@@ -18,6 +18,9 @@ from typing import NoReturn
 
 from harness.cli.main import main
 from harness.run.lifeline import die_with_parent
+from mmu.machine.dispatch import KernelFunction
+from mmu.machine.kernel import registry
+from workloads.scenarios.registry import load
 
 
 class Running:
@@ -61,6 +64,16 @@ class Running:
         out, errors = (os.pread(file, os.fstat(file).st_size, 0).decode() for file in self._files)
         return out, errors
 
+    def finished(self, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+        """Wait for its end; it is killed if it takes longer."""
+        try:
+            texts = self.communicate(seconds)
+        finally:
+            self.send_signal(signal.SIGKILL)
+            self.communicate()
+        assert self.returncode is not None
+        return subprocess.CompletedProcess(["tdprace", *self.words], self.returncode, *texts)
+
     def __del__(self) -> None:
         for file in self._files:
             os.close(file)
@@ -72,14 +85,7 @@ def tdprace(
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end, as `subprocess.run` does."""
-    running = Running(*words, env=env)
-    try:
-        texts = running.communicate(seconds)
-    finally:
-        running.send_signal(signal.SIGKILL)
-        running.communicate()
-    assert running.returncode is not None
-    return subprocess.CompletedProcess(["tdprace", *running.words], running.returncode, *texts)
+    return Running(*words, env=env).finished(seconds)
 
 
 def _become(
@@ -91,6 +97,7 @@ def _become(
         die_with_parent(parent)
         os.setsid()
         gc.freeze()  # nobody closes here what belongs to the tests
+        _forget_scenarios()
         atexit._clear()  # what the tests' process has to do at its end
         signal.signal(signal.SIGINT, signal.default_int_handler)
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -110,3 +117,21 @@ def _become(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status if isinstance(status, int) else int(status is not None))
+
+
+# --- Scenarios -----------------------------------------------------------------------------------
+
+SCENARIOS = "workloads.scenarios."
+
+
+def without_scenarios() -> list[KernelFunction]:
+    """All kernels imported so far but the bodies of scenarios."""
+    return [each for each in registry if not each.__module__.startswith(SCENARIOS)]
+
+
+def _forget_scenarios() -> None:
+    """The command loads, and compiles, what it is about: not all that the tests have loaded."""
+    registry[:] = without_scenarios()
+    for name in [each for each in sys.modules if each.startswith(SCENARIOS)]:
+        if name != load.__module__:
+            del sys.modules[name]

@@ -34,11 +34,15 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _kernels_are_compiled() -> None:
-    """Compile what the collected tests imported, once; tests without kernels pay nothing."""
+    """Compile what the collected tests imported, once; tests without kernels pay nothing.
+
+    But for the scenarios: most of their bodies are only interpreted here.
+    """
     if "mmu.machine.kernel" in sys.modules:
         from harness.run.warm import warm
+        from tests.command import without_scenarios
 
-        warm()
+        warm(kernels=without_scenarios())
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ HELPERS_MAX = 8  # chains of calls bound what more could gain
 Progress = Callable[[int, int, float], None]
 
 
-def warm(progress: Progress | None = None) -> float:
-    """Compile or load every kernel imported so far; returns the seconds that it took.
+def warm(progress: Progress | None = None, kernels: Sequence[KernelFunction] = registry) -> float:
+    """Compile or load kernels, or all imported so far; returns the seconds that it took.
 
     A second process that starts at the same time waits for the first instead of compiling the
     same code again.  `progress(done, total, seconds)` is called only if something has to be
@@ -36,12 +36,12 @@ def warm(progress: Progress | None = None) -> float:
 
     def tell(done: int) -> None:
         if progress is not None:
-            progress(done, len(registry), time.monotonic() - began)
+            progress(done, len(kernels), time.monotonic() - began)
 
     cache_root().mkdir(parents=True, exist_ok=True)
     with open(cache_root() / f"{MODEL_HASH}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        settle_all(registry, tell)
+        settle_all(kernels, tell)
     return time.monotonic() - began
 
 

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -58,17 +56,16 @@ def records_of(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / RESULTS_FILE).read_text().splitlines()]
 
 
-@contextmanager
-def few_scenarios() -> Iterator[None]:
+def start(*words: object) -> Running:
+    """The command, where there are few scenarios."""
     with pytest.MonkeyPatch.context() as patch:
         for name in set(SCENARIOS) - set(FEW):
             patch.delitem(SCENARIOS, name)
-        yield
+        return Running("mutants", *words)
 
 
-def mutants(*words: object) -> subprocess.CompletedProcess[str]:
-    with few_scenarios():
-        return tdprace("mutants", *words)
+def finished(*words: object) -> subprocess.CompletedProcess[str]:
+    return start(*words).finished()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +73,7 @@ def hunted(tmp_path_factory):
     """A run over one that must die and one that cannot."""
     results = tmp_path_factory.mktemp("results")
     words = ("--only", DEADLY, "--only", HARMLESS, "--results", results, "--quiet", *QUICK)
-    return results, mutants(*words, "--json", "-")
+    return results, finished(*words, "--json", "-")
 
 
 # --- Outcomes ------------------------------------------------------------------------------------
@@ -176,28 +173,25 @@ def test_going_on_repeats_nothing(hunted):
     results, _ = hunted
     (folder,) = results.iterdir()
     before = (folder / RESULTS_FILE).read_text()
-    done = mutants("--run", folder, "--quiet")
+    done = finished("--run", folder, "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     assert (folder / RESULTS_FILE).read_text() == before
     assert f"SURVIVES {HARMLESS}" in done.stdout
     # A run that died while it wrote its last line: that one is hunted again, the first is not.
     first, second = before.splitlines(keepends=True)
     (folder / RESULTS_FILE).write_text(first + second[:20])
-    done = mutants("--run", folder.name, "--results", results, "--quiet")
+    done = finished("--run", folder.name, "--results", results, "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     lines = (folder / RESULTS_FILE).read_text().splitlines(keepends=True)
     assert lines[0] == first
     assert [json.loads(line)["name"] for line in lines[1:]] == [json.loads(second)["name"]]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGKILL]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_loses_nothing(tmp_path, how):
     words = ("--only", MORE, "--results", tmp_path, "-j", "1", "--quiet", *QUICK)
-    with few_scenarios():
-        process = Running("mutants", *words)
+    process = start(*words)
     folder, hunters = wait_for_a_record(process, tmp_path)
     process.send_signal(how)
     out, errors = process.communicate(timeout=30)
@@ -213,7 +207,7 @@ def test_an_interrupted_run_loses_nothing(tmp_path, how):
         assert document["outcome"] == "interrupted"
         assert len(document["mutants"]) == len(kept)
     assert psutil.wait_procs(hunters, timeout=10)[1] == []
-    done = mutants("--run", folder, "--quiet", "--json", "-")
+    done = finished("--run", folder, "--quiet", "--json", "-")
     assert (done.returncode, done.stderr) == (0, "")
     records = records_of(folder)
     assert records[: len(kept)] == kept
