@@ -21,6 +21,7 @@ from workloads.scenario import ACTORS_MAX, GRADES, Scenario
 _ARRAY = re.compile(r"(\w+)\[([0-9]+)\]$")
 _WORD = re.compile(r"\bword ([0-9]+)\b")
 WORDS_MAX = 1 << 16
+NEVER = 1 << 61  # cycles, more than any host has been up
 # Counters that audits judge by a limit.
 COUNTED = (
     at.N_BETWEEN_CHECKS_MAX,
@@ -51,9 +52,7 @@ class World:
         if scenario.vm is not None:
             self.vm = Vm(scenario.vm)
             self.words: Words = self.vm.words
-            if scenario.setup is not None:
-                scenario.setup(self.vm)
-            self._forget_time()
+            self._set_up(scenario, self.vm)
         else:
             self.names = list(_expanded(scenario.words))
             self._own_base = -(-len(self.names) // at.LINE) * at.LINE
@@ -63,11 +62,21 @@ class World:
                 self.words[self.index_of(name)] = value
         self.initial: Words = self.words.copy()
 
-    def _forget_time(self) -> None:
-        """Time begins with the execution: setup went by a clock that runs since the host began."""
-        assert self.vm is not None
-        for actor in range(self.vm.config.actors):
-            own = self.vm.layout.actor(actor)
+    def _set_up(self, scenario: Scenario, vm: Vm) -> None:
+        """Setup goes by the host's clock, and how long it takes must leave no trace in the words.
+
+        So one scheduler tick passes for each actor, as if the last had been long ago, and no other;
+        time begins with the execution.
+        """
+        actors = [vm.layout.actor(actor) for actor in range(vm.config.actors)]
+        tick = int(self.words[at.C_TICK_CYCLES])
+        self.words[at.C_TICK_CYCLES] = NEVER
+        for own in actors:
+            self.words[own + at.TICK_BEGAN] = -2 * NEVER
+        if scenario.setup is not None:
+            scenario.setup(vm)
+        self.words[at.C_TICK_CYCLES] = tick
+        for own in actors:
             for word in (at.TICK_BEGAN, at.QUIET_BEGAN, at.CHECKED):
                 self.words[own + word] = 0
 
