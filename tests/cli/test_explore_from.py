@@ -135,6 +135,7 @@ def check_loop(looped: dict[str, Any], oracle: str) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.thorough
 def test_from_a_ring_to_a_story(tmp_path):
     diff = MUTATIONS / "balance-counted-twice.diff"
     run = patched_run(tmp_path / "run", diff)

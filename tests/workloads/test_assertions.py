@@ -34,7 +34,7 @@ def test_every_diff_has_its_run():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(each, marks=pytest.mark.thorough) if each == "page-table-never-huge" else each
+        pytest.param(each, marks=pytest.mark.thorough) if "demand-paging" not in each else each
         for each in CAUGHT
     ],
 )

@@ -95,7 +95,10 @@ def test_the_patches_apply(name):
     assert apply(PATCHES[name], lambda path: (SOURCE_ROOT / path).read_text(), name)
 
 
-THOROUGH = ("second-half-of-a-mask-forgotten", "recovery-left-out", "split-at-clear-left-out")
+THOROUGH = (
+    *("clear-leaves-d", "second-half-of-a-mask-forgotten", "fast-fault-marks-nothing"),
+    *("recovery-left-out", "split-at-clear-left-out"),
+)
 
 
 @pytest.mark.slow
