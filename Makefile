@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Where this is set, each process would compile again all of numba's Python that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run test check bench bugs check-oracles fuzz tables clean
 
 help:
