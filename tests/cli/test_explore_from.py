@@ -163,7 +163,7 @@ def test_from_a_ring_to_a_story(tmp_path):
 def test_the_clean_model_does_not_show_it(tmp_path):
     run = store_run(tmp_path / "run", ROWS, FOUND)
     results = tmp_path / "results"
-    done = tdprace("explore", "--from", run, "--seconds", 3, "--results", results, "--quiet")
+    done = tdprace("explore", "--from", run, "--seconds", 30, "--results", results, "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     assert "not reproduced" in done.stdout
     assert "host: swap out 1, after vcpu 0: write 1: 1 executions, exhausted" in done.stdout

@@ -38,6 +38,8 @@ def both(cpu, a):
 WRONG = f"{CHAIN}\n@KernelFunction\ndef wrong(cpu, a):\n    return both(cpu, a) + 'text'\n"
 CIRCLE = f"{CHAIN}\n@KernelFunction\ndef circle(cpu, a):\n    return circle(cpu, a - 1)\n"
 WARM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" ignores it
 from harness.run.warm import warm
 import mmu.vm
 warm(lambda done, total, seconds: print(done, total, flush=True))
