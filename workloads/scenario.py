@@ -82,3 +82,9 @@ class Scenario:
     check: Check | None = None
     check_text: str = "the check returned {0}"
     probes: int = 0
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], ...]:
+        """All that is called in the course of an execution, and before the first."""
+        called = (self.setup, *(actor.body for actor in self.actors), self.finish, self.check)
+        return tuple(each for each in called if each is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from harness.explore.reproducer import Patch
 from harness.report import store
 from harness.report.tables import size
 from harness.run.warm import warm
-from mmu.machine.dispatch import SOURCE_ROOT, cache_root
+from mmu.machine.dispatch import SOURCE_ROOT, KernelFunction, cache_root
+from mmu.machine.kernel import registry
 from mmu.machine.memory import WORD_BYTES
 from mmu.machine.regions import Layout
 from mmu.policy import POLICIES
@@ -119,7 +120,9 @@ def variants(args: argparse.Namespace, workload: Workload) -> dict[str, Plan]:
     return plans
 
 
-def compile_model(quiet: bool, what: str = "the model") -> None:
+def compile_model(
+    quiet: bool, what: str = "the model", kernels: Sequence[KernelFunction] = registry
+) -> None:
     """Compile what is not cached yet, and say so while it lasts; UsageError if numba cannot."""
     console = Console(stderr=True)
     live = Live(console=console, auto_refresh=False, transient=True)
@@ -139,7 +142,7 @@ def compile_model(quiet: bool, what: str = "the model") -> None:
         started = True
 
     try:
-        warm(progress)
+        warm(progress, kernels)
     finally:
         if started and console.is_terminal:
             live.stop()

@@ -30,6 +30,7 @@ from harness.report import store
 from harness.report.document import new_document
 from harness.report.tables import Cell, rate, render, share
 from harness.run.measure import cores
+from harness.run.warm import needed_by
 from workloads.errors import UsageError
 from workloads.scenario import GRADES, Scenario
 from workloads.units import parse_duration
@@ -167,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
     scenario = load_scenario(args.scenario)
     check_scenario(scenario)
     folder = store.open_run(args.results, "explore", scenario.name)
-    compile_model(args.quiet, "the scenario and the model")
+    compile_model(args.quiet, "the scenario and the model", needed_by(scenario.functions))
     strategy = "dpor" if args.risk and args.strategy == "auto" else args.strategy
     for name in (strategy, "switches") if args.risk else (strategy,):
         compile_engine(name, notice(args.quiet))

@@ -23,6 +23,7 @@ from harness.explore.story import Story, Teller
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
 from harness.report import store
+from harness.run.warm import needed_by
 from mmu.machine.dispatch import SOURCE_ROOT, cache_root
 from mmu.machine.events import STEP_LAST
 from mmu.machine.kernel import MODEL_HASH
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.chrome_trace is not None and story is not None:
         store.replace_text(args.chrome_trace, chrome_trace(world, story))
     if story is None:
-        compile_model(args.quiet)
+        compile_model(args.quiet, kernels=needed_by(scenario.functions))
         compile_engine("follow", notice(args.quiet))
         for _ in range(max(args.times, 1)):
             _play(recorded, world, script)

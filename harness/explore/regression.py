@@ -25,7 +25,7 @@ from harness.explore.reproducer import Reproducer, from_document
 from harness.explore.story import Teller
 from harness.explore.trace import Finding, Step
 from harness.explore.world import World
-from harness.run.warm import warm
+from harness.run.warm import needed_by, warm
 from mmu.machine.dispatch import SOURCE_ROOT
 from workloads.errors import RunFailed, UsageError
 
@@ -44,7 +44,7 @@ def assert_not_reproduced(document: Mapping[str, Any]) -> None:
     __tracebackhide__ = True  # pytest: what matters is the story
     recorded = _recorded(document)
     scenario = load_scenario(recorded.scenario, recorded.program, recorded.reduction, str(WHERE))
-    warm()
+    warm(kernels=needed_by(scenario.functions))
     compile_engine("follow")
     world = World(scenario)
     try:

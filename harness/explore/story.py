@@ -7,6 +7,7 @@ one; where they differ, the story ends there.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from workloads.scenario import FORBIDDEN
 
 NEW_STEPS_MAX = 64
 # A step's place is the function that wanted it, not the machine's own helpers.
-MACHINE = Path(events.__file__).parent
+MACHINE = f"{Path(events.__file__).parent}{os.sep}"
 
 
 @dataclass(frozen=True)
@@ -350,7 +351,7 @@ def _value_after(kind: int, old: int, b: int, c: int) -> int:
 def _model_place() -> tuple[str, str]:
     """Function and file:line of the innermost frame above the machine's own helpers."""
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None and Path(frame.f_code.co_filename).parent == MACHINE:
+    while frame is not None and frame.f_code.co_filename.startswith(MACHINE):
         frame = frame.f_back
     if frame is None:
         return "?", "?"

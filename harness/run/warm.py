@@ -7,11 +7,13 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
+from inspect import getclosurevars
 from multiprocessing import get_context
+from types import FunctionType
 
 from numba.core.errors import NumbaError, UnsupportedBytecodeError
 
@@ -43,6 +45,29 @@ def warm(progress: Progress | None = None, kernels: Sequence[KernelFunction] = r
         fcntl.flock(lock, fcntl.LOCK_EX)
         settle_all(kernels, tell)
     return time.monotonic() - began
+
+
+def needed_by(functions: Iterable[object]) -> list[KernelFunction]:
+    """The kernels that functions name, be they kernels or Python, and all that those call.
+
+    What Python reaches otherwise, as a method, is not among them: it is loaded, or compiled,
+    when it is called.
+    """
+    found: dict[object, None] = {}
+    waiting = list(functions)
+    while waiting:
+        function = waiting.pop()
+        if function in found:
+            continue
+        if isinstance(function, KernelFunction):
+            found[function] = None
+            waiting += function.callees()
+        elif isinstance(function, FunctionType):
+            found[function] = None
+            names = getclosurevars(function)
+            named = (*names.globals.values(), *names.nonlocals.values())
+            waiting += [each for each in named if isinstance(each, KernelFunction | FunctionType)]
+    return [each for each in found if isinstance(each, KernelFunction)]
 
 
 def settle_all(kernels: Sequence[KernelFunction], tell: Callable[[int], None]) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.command import Running, tdprace
 pytestmark = pytest.mark.slow
 
 SMALL = ("dirty-log", "-g", "-b", "4M", "-s", "2m", "-w", "50")
+REPEATS = 8
 STRESS_KEYS = {
     *("schema", "command", "workload", "version", "model", "patch", "started", "config", "host"),
     *("outcome", "violations", "phases", "counters", "latency_ns", "regime"),
@@ -75,23 +77,27 @@ def test_dry_run_runs_nothing(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
-def test_scale_labels_each_row_with_its_regime(tmp_path):
-    counts = "1,2,64"
-    done = tdprace(
-        *("scale", *SMALL, "--vcpus", counts, "--repeats", "1", "--compare", "huge-split"),
-        *("--quiet", "--results", tmp_path),
-    )
+def scaled(tmp_path: Path, *words: str) -> tuple[list[dict], str]:
+    """Rows of a table with one repetition, and what is printed."""
+    done = tdprace("scale", *SMALL, "--repeats", "1", *words, "--quiet", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = stored(tmp_path)["rows"]
-    assert len(rows) == 9
-    assert {row["regime"] for row in rows if row["vcpus"] == 64} == {"oversubscribed"}
-    assert {row["regime"] for row in rows if row["vcpus"] == 1} == {"measured"}
+    return stored(tmp_path)["rows"], done.stdout
+
+
+def test_scale_labels_each_row_with_its_regime(tmp_path):
+    rows, out = scaled(tmp_path, "--vcpus", "1,64")
+    assert {row["vcpus"]: row["regime"] for row in rows} == {1: "measured", 64: "oversubscribed"}
     assert all(row["q1"] <= row["seconds"] <= row["q3"] for row in rows)
-    assert "| oversubscribed |" in done.stdout
+    assert "| oversubscribed |" in out
+
+
+def test_scale_compares_policies(tmp_path):
+    rows, _ = scaled(tmp_path, "--vcpus", "1,2", "--compare", "huge-split")
+    assert Counter(row["variant"] for row in rows) == {"eager": 2, "fault": 2, "zap": 2}
 
 
 def test_an_interrupted_scale_run_keeps_its_rows_and_goes_on(tmp_path):
-    words = (*SMALL, "--vcpus", "1,2", "--repeats", "20", "--results", tmp_path)
+    words = (*SMALL, "--vcpus", "1,2", "--repeats", str(REPEATS), "--results", tmp_path)
     process = Running("scale", *words)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/run.json")) and time.monotonic() < deadline:
@@ -108,6 +114,6 @@ def test_an_interrupted_scale_run_keeps_its_rows_and_goes_on(tmp_path):
     done = tdprace("scale", *words, "--resume", "latest", "--quiet", "--json", "-")
     assert done.returncode == 0, done.stderr
     after = json.loads(done.stdout)
-    assert [row["n"] for row in after["rows"]] == [20, 20]
+    assert [row["n"] for row in after["rows"]] == [REPEATS] * 2
     for key, samples in before["samples"].items():
         assert after["samples"][key][: len(samples)] == samples

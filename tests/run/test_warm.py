@@ -103,6 +103,20 @@ def test_what_cannot_be_compiled_is_said_here(
         warm.settle_all(load(source), lambda done: None)
 
 
+def test_what_functions_need(load: Load) -> None:
+    both, right, left = load(CHAIN)
+    assert set(warm.needed_by([both])) == {both, right, left}
+    assert warm.needed_by([right]) == [right]
+
+    def setup() -> object:
+        return then()
+
+    def then() -> object:
+        return left(None, 1)
+
+    assert warm.needed_by([setup, setup]) == [left]
+
+
 def test_without_helpers_it_is_compiled_here(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(warm, "die_with_parent", lambda parent_pid: os._exit(1))
     kernels = load(CHAIN)

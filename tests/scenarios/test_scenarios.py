@@ -45,7 +45,7 @@ TICK = 1 << 40  # more than any scheduler tick
 BRANCHES = Branches(MODULES)
 COMPLETED: set[tuple[str, str]] = set()  # runs that BRANCHES has seen: which test, which scenario
 RUNS = ("random", "preempted", "stopped")
-Choose = Callable[[list[int]], int]
+Choose = Callable[[], int]
 Problems = list[str]
 
 
@@ -89,15 +89,21 @@ class Run:
         return events.GO
 
     def able(self) -> list[int]:
+        """Who can go on, but for those who wait for others; them, if there are no others."""
         able = [each for each in self.everybody if self.stepper.enabled(each)]
+        assert able, f"{self.scenario.name}: nobody can go on: {self.stepper.pending}"
         return [each for each in able if each not in self.waiting] or able
+
+    def is_able(self, actor: int) -> bool:
+        """Whether it is among them: asked at each step, and seldom needs the others."""
+        if actor in self.waiting:
+            return actor in self.able()
+        return self.stepper.enabled(actor)
 
     def go_on(self, choose: Choose, steps: int = STEPS_MAX) -> None:
         """So many steps, fewer if everybody ends before."""
         while self.stepper.pending and self.steps < steps:
-            able = self.able()
-            assert able, f"{self.scenario.name}: nobody can go on: {self.stepper.pending}"
-            chosen = choose(able)
+            chosen = choose()
             self.waiting &= {chosen}
             self.stepper.step(chosen)
             self.steps += 1
@@ -119,10 +125,10 @@ def at_random(run: Run) -> Choose:
     """Leave an actor that could go on now and then."""
     current, chance = 0, run.random.choice((0.03, 0.1, 0.3))
 
-    def choose(able: list[int]) -> int:
+    def choose() -> int:
         nonlocal current
-        if current not in able or run.random.random() < chance:
-            current = run.random.choice(able)
+        if not run.is_able(current) or run.random.random() < chance:
+            current = run.random.choice(run.able())
         return current
 
     return choose
@@ -134,13 +140,14 @@ def preempted(run: Run, first: int, after: int) -> Choose:
     Who tries in vain again and again can go no further: it waits for what the first does.
     """
 
-    def choose(able: list[int]) -> int:
-        others = [each for each in able if each != first]
-        if first in able:
-            others = [each for each in others if run.attempts[each] < ATTEMPTS_MAX]
-        if first in able and (run.steps < after or not others):
+    def choose() -> int:
+        is_able = run.is_able(first)
+        if is_able and run.steps < after:
             return first
-        return others[0]
+        others = [each for each in run.able() if each != first]
+        if is_able:
+            others = [each for each in others if run.attempts[each] < ATTEMPTS_MAX]
+        return others[0] if others else first
 
     return choose
 
