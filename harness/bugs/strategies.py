@@ -14,7 +14,7 @@ from harness.explore.load import load_scenario
 from harness.explore.parallel import Task as Worker
 from harness.explore.parallel import explore
 from harness.report.tables import Cell, count, render
-from harness.run.warm import warm
+from harness.run.warm import needed_by, warm
 from workloads.errors import RunFailed, UsageError
 from workloads.scenario import Scenario
 
@@ -42,7 +42,7 @@ def task(bug: Bug, trials: Trials, seeds: int, executions: int) -> Task:
 def trials(job: dict[str, Any]) -> Iterator[Record]:
     """One strategy after the other."""
     scenario = load_scenario(job["scenario"])
-    warm()
+    warm(kernels=needed_by(scenario.functions))
     for strategy in job["names"]:
         compile_engine(strategy)
         seeds = 1 if strategy in EXACT else job["seeds"]
