@@ -19,9 +19,12 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]  # of a module's name and its words
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n```text\n)(.*?)(```\n<!-- end -->)", re.DOTALL)
 
 # Rows that the scheduler and the machine decide, not the options.
@@ -35,7 +38,13 @@ def documents() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def output_of(command: str) -> str:
+def in_fresh_interpreter(*module: str) -> Done:
+    """`python -m MODULE WORDS` in the checkout."""
+    command = [sys.executable, "-m", *module]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def output_of(command: str, run: Run = in_fresh_interpreter) -> str:
     """What a command prints, without the line that says where the run lies."""
     words = shlex.split(command)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,13 +55,7 @@ def output_of(command: str) -> str:
             module = ["tests.bench"]
         elif words[0] == "python":
             module = words[2:]
-        done = subprocess.run(
-            [sys.executable, "-m", *module],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=False,
-        )
+        done = run(*module)
     # A replay that reproduces its violation says so by 1.
     if done.returncode != (1 if words[1] == "replay" else 0):
         raise SystemExit(f"{command}: exit status {done.returncode}: {done.stderr}")
@@ -96,7 +99,7 @@ def regenerate() -> None:
         print(f"{path.relative_to(ROOT)}: {len(BLOCK.findall(text))} tables")
 
 
-def check() -> int:
+def check(run: Run = in_fresh_interpreter) -> int:
     """Compare the counters of every table with a new run; 1 if any differ."""
     wrong = compared = 0
     for path in documents():
@@ -104,7 +107,7 @@ def check() -> int:
             stated = counters_in(body)
             if not stated or not command.startswith("tdprace stress"):
                 continue  # times only
-            found = counters_in(output_of(command))
+            found = counters_in(output_of(command, run))
             compared += len(stated)
             for row in sorted(set(stated) ^ set(found)):
                 wrong += 1

@@ -40,12 +40,20 @@ def crash(cpu: Cpu) -> None:
     write_once(cpu, 0, 1)
     store_word(8, 0, 1)
 
+@kernel
+def either(cpu: Cpu) -> None:
+    if own(cpu, 60) == 0:
+        add(cpu)
+    else:
+        silent(cpu)
+
 def of(count, body):
     actors = tuple(Actor(f"a{i}", body) for i in range(count))
     return Scenario("small", "a test", actors, words=("x",))
 
 NONE, MANY, BIG = of(0, add), of(17, add), of(3, add)
 SILENT, ENDLESS, CRASH = of(1, silent), of(2, endless), of(1, crash)
+EITHER = of(1, either)
 NUMBER = 3
 """
 
@@ -61,8 +69,8 @@ def file(tmp_path) -> Path:
 
 @pytest.fixture
 def compiled(tmp_path, file) -> Path:
-    """A file whose kernels are kept: the children of who runs it are workers from the first on."""
-    assert explore(tmp_path / "before", f"{file}::BIG", "--executions", "1").returncode == 0
+    """A file of which `add` and `silent` are kept: a command's children are workers at once."""
+    assert explore(tmp_path / "before", f"{file}::EITHER", "--executions", "1").returncode == 0
     return file
 
 
@@ -130,10 +138,14 @@ def test_errors_of_the_file_are_one_line(tmp_path, text, said):
 )
 def test_a_kernel_that_numba_refuses_is_one_line(tmp_path, line, said):
     path = tmp_path / "mine.py"
-    path.write_text(f"{HEAD}\n@kernel\ndef wrong(cpu: Cpu) -> None:\n    {line}\n")
-    done = explore(tmp_path, f"{path}::BIG", "--executions", "20")
+    path.write_text(
+        f"{HEAD}\n@kernel\ndef wrong(cpu: Cpu) -> None:\n    {line}\nWRONG = of(1, wrong)"
+    )
+    done = explore(tmp_path, f"{path}::WRONG", "--executions", "20")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert said in done.stderr
+    # Who does not need it is not kept from working.
+    assert explore(tmp_path, f"{path}::BIG", "--executions", "20").returncode == 0
 
 
 def test_json_says_what_happened(tmp_path):
