@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from harness.oracles.verdict import audits, reported
@@ -35,17 +37,16 @@ def sptep(vm: Vm) -> int:
     return vm.layout.start("tables") + (9 << 2)
 
 
-def leaf_in_frame(number: int) -> int:
-    """A leaf of the guest's frame `number`: what is zapped tells the host of its frame."""
+@cache
+def leaf(number: int = 0) -> int:
+    """A leaf of the guest's frame `number`: what is zapped tells the host of its frame.
+
+    Not to be asked for at import: then each of the suite's processes compiled what a VM needs.
+    """
     vm = small_vm()
-    # Interpreted: at import nothing is compiled yet.
-    leaf = interpreted(make_leaf)(int(vm.words[at.C_FRAME_PFN]) + number, 1, 1, 1, 1)
+    made = int(make_leaf(int(vm.words[at.C_FRAME_PFN]) + number, 1, 1, 1, 1))
     vm.close()
-    return leaf
-
-
-LEAF = leaf_in_frame(0)
-OTHER_FRAME = leaf_in_frame(1)
+    return made
 
 
 def conditions(vm: Vm) -> list[str]:
@@ -55,31 +56,31 @@ def conditions(vm: Vm) -> list[str]:
 def test_the_atomic_door_changes_and_accounts(vm, sptep):
     cpu = vm.cpu(0)
     mmu_read_lock(cpu)
-    assert set_spte_atomic(cpu, sptep, 0, 1, NONPRESENT, LEAF) == DONE
+    assert set_spte_atomic(cpu, sptep, 0, 1, NONPRESENT, leaf()) == DONE
     mmu_read_unlock(cpu)
-    assert vm.words[sptep] == LEAF
+    assert vm.words[sptep] == leaf()
     assert vm.words[at.STAT_PAGES_4K] == 1
     assert conditions(vm) == []
 
 
 def test_a_lost_race_has_no_side_effect_and_returns_what_is_there(vm, sptep):
     cpu = vm.cpu(0)
-    vm.words[sptep] = LEAF
+    vm.words[sptep] = leaf()
     mmu_read_lock(cpu)
-    assert set_spte_atomic(cpu, sptep, 0, 1, NONPRESENT, LEAF & ~SPTE_W) == LEAF
+    assert set_spte_atomic(cpu, sptep, 0, 1, NONPRESENT, leaf() & ~SPTE_W) == leaf()
     mmu_read_unlock(cpu)
-    assert vm.words[sptep] == LEAF
+    assert vm.words[sptep] == leaf()
     assert vm.words[at.STAT_PAGES_4K] == 0
     assert vm.actor_words(0)[at.N_CMPXCHG_FAILED] == 1
 
 
 def test_the_exclusive_door_returns_what_it_really_replaced(vm, sptep):
     cpu = vm.cpu(0)
-    clean = LEAF & ~DIRTY
-    vm.words[sptep] = LEAF  # the hardware has set D since the caller read the entry
+    clean = leaf() & ~DIRTY
+    vm.words[sptep] = leaf()  # the hardware has set D since the caller read the entry
     vm.words[at.STAT_PAGES_4K] = 1
     mmu_write_lock(cpu)
-    assert set_spte(cpu, sptep, 0, 1, clean, NONPRESENT) == LEAF
+    assert set_spte(cpu, sptep, 0, 1, clean, NONPRESENT) == leaf()
     mmu_write_unlock(cpu)
     assert vm.words[at.STAT_PAGES_4K] == 0
     assert conditions(vm) == []
@@ -88,13 +89,13 @@ def test_the_exclusive_door_returns_what_it_really_replaced(vm, sptep):
 @pytest.mark.parametrize(
     ("old", "new", "oracle"),
     [
-        (FROZEN, LEAF, "frozen"),
-        (NONPRESENT, LEAF & ~(1 << 58), "transitions"),  # W without MMU-writable
-        (LEAF, OTHER_FRAME, "transitions"),  # another frame while present
+        (lambda: FROZEN, leaf, "frozen"),
+        (lambda: NONPRESENT, lambda: leaf() & ~(1 << 58), "transitions"),  # no MMU-writable
+        (leaf, lambda: leaf(1), "transitions"),  # another frame while present
     ],
 )
 def test_illegal_changes_are_reported(vm, sptep, old, new, oracle):
-    cpu = vm.cpu(0)
+    cpu, old, new = vm.cpu(0), old(), new()
     vm.words[sptep] = old
     mmu_read_lock(cpu)
     set_spte_atomic(cpu, sptep, 0, 1, old, new)
@@ -103,8 +104,8 @@ def test_illegal_changes_are_reported(vm, sptep, old, new, oracle):
 
 
 def test_both_doors_want_their_lock(vm, sptep):
-    set_spte_atomic(vm.cpu(0), sptep, 0, 1, NONPRESENT, LEAF)
-    set_spte(vm.cpu(1), sptep + 1, 0, 1, NONPRESENT, LEAF)
+    set_spte_atomic(vm.cpu(0), sptep, 0, 1, NONPRESENT, leaf())
+    set_spte(vm.cpu(1), sptep + 1, 0, 1, NONPRESENT, leaf())
     assert conditions(vm) == ["locks"]
     assert int(vm.actor_words(1)[at.VIOLATIONS]) == 1
 
