@@ -43,7 +43,7 @@ bench: $(READY)
 
 bugs: $(READY)
 	$(BIN)/tdprace bugs check
-	TDPRACE_ALL_BUGS=1 $(BIN)/pytest tests/bugs tests/cli tests/mutants tests/explore/test_bugs.py tests/explore/test_risk.py tests/workloads
+	TDPRACE_ALL_BUGS=1 $(BIN)/pytest tests/bugs tests/cli tests/mutants tests/explore/test_bugs.py tests/explore/test_reproducer.py tests/explore/test_risk.py tests/workloads
 
 check-oracles: $(READY)
 	$(BIN)/python -m tests.oracles.check
