@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
@@ -47,8 +47,12 @@ def warm(progress: Progress | None = None, kernels: Sequence[KernelFunction] = r
     return time.monotonic() - began
 
 
-def needed_by(functions: Iterable[object]) -> list[KernelFunction]:
+def needed_by(
+    functions: Iterable[object], known: Collection[KernelFunction] = ()
+) -> list[KernelFunction]:
     """The kernels that functions name, be they kernels or Python, and all that those call.
+
+    Those `known` are left out, with what they call.
 
     What Python reaches otherwise, as a method, is not among them: it is loaded, or compiled,
     when it is called.
@@ -57,7 +61,7 @@ def needed_by(functions: Iterable[object]) -> list[KernelFunction]:
     waiting = list(functions)
     while waiting:
         function = waiting.pop()
-        if function in found:
+        if function in found or function in known:
             continue
         if isinstance(function, KernelFunction):
             found[function] = None
@@ -151,7 +155,12 @@ class _Helpers:
                 _begin,
                 (self._kernels, os.getpid()),
             )
-        self._running[self._pool.submit(_compile, number)] = number
+        # The first submit forks them all: Ctrl-C must not meet one that does not ignore it yet.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._running[self._pool.submit(_compile, number)] = number
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def compiled(self) -> list[int]:
         """Wait for the next; also those that a helper failed to compile.  May be BrokenExecutor."""

@@ -16,6 +16,7 @@ from harness.explore.reproducer import Reproducer, read
 from harness.explore.story import Teller
 from harness.explore.trace import Step
 from harness.explore.world import World
+from harness.run.warm import needed_by
 from mmu.machine.cpu import Cpu
 from mmu.machine.dispatch import KernelFunction
 from mmu.machine.kernel import kernel
@@ -207,14 +208,10 @@ def scenarios() -> Iterator[Any]:
     known: set[KernelFunction] = set()
     for name in SCENARIOS:
         # A setup is none: it runs compiled in either case.
-        waiting = [each for each in load(name).functions if isinstance(each, KernelFunction)]
-        is_new = False
-        while waiting:
-            kernel = waiting.pop()
-            if kernel not in known:
-                known.add(kernel)
-                is_new |= kernel.__module__.startswith("mmu.")
-                waiting += kernel.callees()
+        called = [each for each in load(name).functions if isinstance(each, KernelFunction)]
+        new = needed_by(called, known)
+        known.update(new)
+        is_new = any(each.__module__.startswith("mmu.") for each in new)
         yield pytest.param(name, marks=() if is_new else pytest.mark.thorough)
 
 

@@ -107,6 +107,7 @@ def test_what_functions_need(load: Load) -> None:
     both, right, left = load(CHAIN)
     assert set(warm.needed_by([both])) == {both, right, left}
     assert warm.needed_by([right]) == [right]
+    assert warm.needed_by([both], {right}) == [both, left]
 
     def setup() -> object:
         return then()
